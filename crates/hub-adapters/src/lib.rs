@@ -1,0 +1,1 @@
+//! Other worlds' operations in and out of the hub.

@@ -1,0 +1,1 @@
+//! hub: the command line of people and agents.

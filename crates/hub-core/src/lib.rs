@@ -1,0 +1,1 @@
+//! What the hub does: routing, directory, recorder, rights and its own operations. Embeddable.

@@ -1,0 +1,1 @@
+//! Event targets (live, at-most-once hints) and stream operators.

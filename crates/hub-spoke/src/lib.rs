@@ -1,0 +1,1 @@
+//! Client and spoke SDK: connect, call, subscribe, serve, reconnect.

@@ -1,0 +1,1 @@
+//! The hub's store: one set of verbs over an embedded SQLite file.

@@ -1,0 +1,1 @@
+//! Test support: a hub in a temp folder, fault injectors, story suites.

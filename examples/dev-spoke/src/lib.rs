@@ -1,0 +1,1 @@
+//! A spoke that offers a project folder: fs.* and bash.run.

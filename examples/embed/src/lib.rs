@@ -1,0 +1,1 @@
+//! A Rust service with the hub inside.
