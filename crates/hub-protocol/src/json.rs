@@ -87,8 +87,7 @@ impl Json {
         serde_json::from_slice(&self.0)
     }
 
-    /// Detaches from a larger shared buffer when this text is a small part of it, so that keeping the
-    /// value does not keep the whole frame it came in.
+    /// A copy of its own, so that keeping a small value does not keep the whole frame it came in.
     #[must_use]
     pub fn compact(&self) -> Self {
         Self(Bytes::copy_from_slice(&self.0))

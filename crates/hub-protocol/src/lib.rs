@@ -22,8 +22,11 @@
 //! assert_eq!(style, IdStyle::Empty);
 //! ```
 
+mod decode;
+mod encode;
 mod error;
 mod event;
+mod head;
 mod id;
 mod identity;
 mod json;
@@ -31,11 +34,14 @@ pub mod ops;
 mod response;
 mod spec;
 
+pub use decode::decode;
+pub use encode::encode;
 pub use error::{CallError, ErrorCode, Violation};
 pub use event::{
     CallAborted, CallCompleted, CallFailed, CallRequested, CallResponded, Envelope, Event, Fault, FaultCode, IdStyle,
-    OnDisconnect, decode, decode_head, encode,
+    OnDisconnect,
 };
+pub use head::decode_head;
 pub use id::{AccountId, CallId, ConnectionId, HubId, KeyId, SpokeId};
 pub use identity::Identity;
 pub use json::Json;

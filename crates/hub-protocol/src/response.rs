@@ -90,6 +90,10 @@ impl ResponseEnvelope {
     /// # Errors
     /// When the text is not an envelope: an object with a `meta` member.
     pub fn data_of(text: &Json) -> Result<Json, serde_json::Error> {
+        // serde would take an array for a struct, member by member.
+        if !text.as_bytes().trim_ascii_start().starts_with(b"{") {
+            return Err(serde::de::Error::custom("a response envelope is an object"));
+        }
         let parts: Parts<'_> = serde_json::from_slice(text.as_bytes())?;
         if parts.meta.is_none() {
             return Err(serde::de::Error::missing_field("meta"));

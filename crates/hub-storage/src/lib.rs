@@ -1,1 +1,105 @@
-//! The hub's store: one set of verbs over an embedded SQLite file.
+//! The hub's durable memory: one set of verbs over an embedded SQLite file.
+//!
+//! **Purpose.** [`Store`] keeps accounts, keys, the audit trail, spokes and their operations, calls, idempotency
+//! keys, the event log and settings. Verbs are grouped by area: `store.calls().record(..)`.
+//!
+//! **Non-goals.** No rights, no rules, no wire types, no publishing: `hub-core` decides, then calls one verb and
+//! publishes what it returns. Payloads are texts that are never parsed here. Ids and times are the caller's.
+//!
+//! **Invariants.**
+//! - One method is one transaction, its event rows included; [`Store::sweep`] and
+//!   [`Calls::close_interrupted`] are several, since they may touch very many rows.
+//! - A verb answers after its commit. With `sync_full` (the default) what was answered survives a power failure,
+//!   without it the death of the process.
+//! - Dropping the future of a verb never leaves half of it: the verb happens as a whole or not at all.
+//! - Event positions only grow, are given in commit order and never twice.
+//! - A file with a migration that this binary doesn't know is refused and left as it is.
+//!
+//! ```
+//! use hub_protocol::{AccountId, Json};
+//! use hub_storage::{AccountRow, NewEvent, SqliteOptions, Stamp, Store};
+//!
+//! # let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+//! # runtime.block_on(async {
+//! let folder = tempfile::tempdir().unwrap();
+//! let store = Store::open_sqlite(&folder.path().join("hub.db"), SqliteOptions::default()).await?;
+//!
+//! let row = AccountRow { id: AccountId::new(), name: "ada".into(), kind: "admin".into(), created_at: Stamp::now() };
+//! let stored = store.accounts().ensure(row.clone()).await?;
+//! assert_eq!(stored.id, row.id);
+//!
+//! let event = NewEvent {
+//!     topic: "accounts".into(),
+//!     kind: "created".into(),
+//!     at: Stamp::now(),
+//!     payload: Json::null(),
+//!     root: None,
+//! };
+//! let written = store.events().append(vec![event]).await?;
+//! assert_eq!(store.events().last().await?, written[0].seq);
+//! store.close().await;
+//! # Ok::<(), hub_storage::StoreError>(())
+//! # }).unwrap();
+//! ```
+
+mod error;
+mod schema;
+mod sqlite;
+mod types;
+
+/// Instantiates query bodies once per backend, as `lite`; a second backend is one more module here.
+macro_rules! backends {
+    ($($bodies:tt)*) => {
+        pub(crate) mod lite {
+            use super::*;
+            use crate::sqlite::names::*;
+            $($bodies)*
+        }
+    };
+}
+
+/// Runs a body as a write: in its own transaction, answered after the commit.
+macro_rules! on_writer {
+    ($store:expr, $verb:ident($($arg:expr),*)) => {
+        match &$store.backend {
+            $crate::store::Backend::Sqlite(db) => db.write(async move |c| lite::$verb(c, $($arg),*).await).await,
+        }
+    };
+}
+
+/// Runs a body as a read of what is committed.
+macro_rules! on_reader {
+    ($store:expr, $verb:ident($($arg:expr),*)) => {
+        match &$store.backend {
+            $crate::store::Backend::Sqlite(db) => db.read(async move |c| lite::$verb(c, $($arg),*).await).await,
+        }
+    };
+}
+
+mod accounts;
+mod audit;
+mod bulk;
+mod calls;
+mod events;
+mod idempotency;
+mod keys;
+mod retention;
+mod settings;
+mod spokes;
+mod store;
+
+pub use accounts::{AccountRow, Accounts};
+pub use audit::{Audit, AuditFilter, AuditRow};
+pub use calls::{
+    CallBatch, CallFilter, CallRow, CallUpdate, Calls, EdgeRow, ExportFilter, KeyedOutcome, StatRow,
+};
+pub use error::StoreError;
+pub use events::{EventRow, Events, NewEvent};
+pub use idempotency::{Begun, Idempotency, IdempotencyRow};
+pub use keys::{KeyRow, Keys};
+pub use retention::{Retention, Swept};
+pub use settings::Settings;
+pub use spokes::{DefinitionRow, RegistrationRow, SpokeRow, Spokes};
+pub use sqlite::SqliteOptions;
+pub use store::Store;
+pub use types::Stamp;

@@ -1,0 +1,332 @@
+//! Which spoke offers which operation now (protocol §5).
+//!
+//! Reads take no lock: an entry is an immutable snapshot that registration swaps.
+
+mod choose;
+mod search;
+mod spoke;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hub_operations::Definition;
+use hub_protocol::ops::hub::{OperationItem, Policy};
+use hub_protocol::{CallError, ErrorCode, Identity, OperationSpec};
+use hub_storage::RegistrationRow;
+use semver::VersionReq;
+
+pub(crate) use choose::Lease;
+pub(crate) use search::{Index, Query};
+pub(crate) use spoke::{SpokeConnection, SpokeFacts};
+
+/// One operation with all its versions, newest first.
+#[derive(Clone)]
+pub(crate) struct Offered {
+    pub(crate) id: Arc<str>,
+    pub(crate) versions: Vec<Version>,
+    /// Whether any provider may serve it under its plain name.
+    pub(crate) pooled: bool,
+    pub(crate) index: Arc<Index>,
+}
+
+/// One version with who provides it now.
+#[derive(Clone)]
+pub(crate) struct Version {
+    pub(crate) definition: Arc<Definition>,
+    pub(crate) providers: Vec<Provider>,
+    pub(crate) policy: Policy,
+    turn: Arc<AtomicUsize>,
+}
+
+/// A spoke under its own name for the operation.
+#[derive(Clone)]
+pub(crate) struct Provider {
+    pub(crate) spoke: Arc<SpokeConnection>,
+    pub(crate) local: Arc<str>,
+}
+
+/// What is to be offered by a spoke: the hub-wide spec and the local name.
+#[derive(Clone)]
+pub(crate) struct Offer {
+    pub(crate) definition: Arc<Definition>,
+    pub(crate) local: Arc<str>,
+}
+
+/// Operations and spokes. Writers take turns; readers never wait.
+#[derive(Default)]
+pub(crate) struct Directory {
+    operations: papaya::HashMap<String, Arc<Offered>>,
+    spokes: papaya::HashMap<String, Arc<SpokeConnection>>,
+    writing: Mutex<()>,
+    order: AtomicU64,
+    /// Registrations of names that share a lane take turns.
+    lanes: [tokio::sync::Mutex<()>; 32],
+    /// Calls that wait for a provider with room, over all operations.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// An operation found for a call.
+pub(crate) struct Found {
+    pub(crate) definition: Arc<Definition>,
+    pub(crate) providers: Vec<Provider>,
+    pub(crate) policy: Policy,
+    pub(crate) pooled: bool,
+    turn: Arc<AtomicUsize>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Directory {
+    /// Knows what was offered before, with nobody providing it yet.
+    pub(crate) fn load(&self, rows: Vec<RegistrationRow>) {
+        for row in rows {
+            let definition = row.spec.parse::<OperationSpec>().ok().and_then(|spec| Definition::new(spec).ok());
+            match definition {
+                Some(definition) => self.change(definition.id().to_owned(), |offered| {
+                    offered.pooled = row.exposure == "pooled";
+                    offered.version(&Arc::new(definition));
+                }),
+                None => tracing::warn!(operation.id = %row.operation_id, "a stored definition is not readable"),
+            }
+        }
+    }
+
+    /// The connected spoke with this name.
+    pub(crate) fn spoke(&self, name: &str) -> Option<Arc<SpokeConnection>> {
+        self.spokes.pin().get(name).cloned()
+    }
+
+    /// All connected spokes.
+    pub(crate) fn spokes(&self) -> Vec<Arc<SpokeConnection>> {
+        self.spokes.pin().values().cloned().collect()
+    }
+
+    /// Waits for the turn to change what a name stands for.
+    pub(crate) async fn turn(&self, name: &str) -> tokio::sync::MutexGuard<'_, ()> {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        let lane = usize::try_from(hasher.finish() % self.lanes.len() as u64).unwrap_or(0);
+        self.lanes[lane].lock().await
+    }
+
+    /// A number that grows with each registration, for `first` and `last`.
+    pub(crate) fn next_order(&self) -> u64 {
+        self.order.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The stored definition with this id and version.
+    pub(crate) fn definition(&self, id: &str, version: &semver::Version) -> Option<Arc<Definition>> {
+        let operations = self.operations.pin();
+        let offered = operations.get(id)?;
+        offered.versions.iter().find(|v| v.definition.version() == version).map(|v| Arc::clone(&v.definition))
+    }
+
+    /// Whether the id is taken by the other way of exposing.
+    pub(crate) fn exposed_otherwise(&self, id: &str, pooled: bool) -> bool {
+        self.operations.pin().get(id).is_some_and(|o| o.pooled != pooled && !o.versions.is_empty())
+    }
+
+    /// Puts a spoke in place of an older connection of the same name, with what it offers, in one step per operation:
+    /// an operation that both offer is never without a provider. Answers the older connection.
+    pub(crate) fn connect(
+        &self,
+        spoke: &Arc<SpokeConnection>,
+        offers: &[Offer],
+        pooled: bool,
+    ) -> Option<Arc<SpokeConnection>> {
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let older = self.spokes.pin().get(&*spoke.name).cloned();
+        self.spokes.pin().insert(spoke.name.to_string(), Arc::clone(spoke));
+        let kept: Vec<&str> = offers.iter().map(|o| o.definition.id()).collect();
+        if let Some(older) = &older {
+            let left: Vec<String> = older.offered().into_iter().filter(|id| !kept.contains(&id.as_str())).collect();
+            self.remove_provider(older, &left);
+        }
+        self.offer(spoke, offers, pooled);
+        older
+    }
+
+    /// Adds operations of a connected spoke.
+    pub(crate) fn add(&self, spoke: &Arc<SpokeConnection>, offers: &[Offer], pooled: bool) {
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.offer(spoke, offers, pooled);
+    }
+
+    /// Takes operations of a spoke back, by hub-wide id.
+    pub(crate) fn withdraw(&self, spoke: &Arc<SpokeConnection>, ids: &[String]) {
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.remove_provider(spoke, ids);
+        spoke.withdraw(ids);
+    }
+
+    /// Forgets a lost connection, unless a newer one has its name.
+    pub(crate) fn disconnect(&self, spoke: &Arc<SpokeConnection>) {
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let spokes = self.spokes.pin();
+        if spokes.get(&*spoke.name).is_some_and(|s| s.connection == spoke.connection) {
+            spokes.remove(&*spoke.name);
+        }
+        drop(spokes);
+        self.remove_provider(spoke, &spoke.offered());
+    }
+
+    fn offer(&self, spoke: &Arc<SpokeConnection>, offers: &[Offer], pooled: bool) {
+        for offer in offers {
+            self.change(offer.definition.id().to_owned(), |offered| {
+                offered.pooled = pooled;
+                offered.index = Arc::new(Index::of(offer.definition.spec()));
+                // Older connections of this name, and other versions by the same spoke, give way.
+                for version in &mut offered.versions {
+                    version.providers.retain(|p| p.spoke.name != spoke.name || p.spoke.connection == spoke.connection);
+                }
+                let version = offered.version(&offer.definition);
+                version.policy = spoke.policy;
+                version.providers.retain(|p| p.spoke.name != spoke.name);
+                version.providers.push(Provider { spoke: Arc::clone(spoke), local: Arc::clone(&offer.local) });
+            });
+        }
+        spoke.offer(offers.iter().map(|o| (o.local.to_string(), o.definition.id().to_owned())));
+    }
+
+    fn remove_provider(&self, spoke: &SpokeConnection, ids: &[String]) {
+        for id in ids {
+            if self.operations.pin().contains_key(id) {
+                self.change(id.clone(), |offered| {
+                    for version in &mut offered.versions {
+                        version.providers.retain(|p| p.spoke.connection != spoke.connection);
+                    }
+                });
+            }
+        }
+    }
+
+    fn change(&self, id: String, with: impl FnOnce(&mut Offered)) {
+        let operations = self.operations.pin();
+        let mut offered = operations.get(&id).map_or_else(|| Offered::new(&id), |o| Offered::clone(o));
+        with(&mut offered);
+        operations.insert(id, Arc::new(offered));
+    }
+
+    /// Finds the version that a call gets: the highest in `range` with a provider, pre-releases only if named.
+    ///
+    /// # Errors
+    /// `OPERATION_NOT_FOUND` when the caller may see no version, `OPERATION_UNAVAILABLE` when none has a provider.
+    pub(crate) fn find(&self, id: &str, range: Option<&VersionReq>, caller: &Identity) -> Result<Found, CallError> {
+        let (plain, pinned) = match id.split_once('@') {
+            Some((plain, spoke)) => (plain, Some(spoke)),
+            None => (id, None),
+        };
+        let offered = self.operations.pin().get(plain).cloned().ok_or_else(|| Definition::not_found(id))?;
+        let mut seen = false;
+        for version in &offered.versions {
+            let number = version.definition.version();
+            let fits = range.map_or(number.pre.is_empty(), |r| r.matches(number));
+            if !fits || !version.definition.is_visible_to(caller) {
+                continue;
+            }
+            seen = true;
+            let mut providers: Vec<Provider> =
+                version.providers.iter().filter(|p| !p.spoke.is_draining()).cloned().collect();
+            if let Some(pinned) = pinned {
+                providers.retain(|p| &*p.spoke.name == pinned);
+            }
+            if !providers.is_empty() {
+                return Ok(Found {
+                    definition: Arc::clone(&version.definition),
+                    providers,
+                    policy: version.policy,
+                    pooled: offered.pooled && pinned.is_none(),
+                    turn: Arc::clone(&version.turn),
+                    waiting: Arc::clone(&self.waiting),
+                });
+            }
+        }
+        if seen { Err(unavailable(id)) } else { Err(Definition::not_found(id)) }
+    }
+
+    /// The definition to show for an id: the highest version with a provider, else the highest.
+    pub(crate) fn show(&self, id: &str) -> Option<Arc<Definition>> {
+        self.operations.pin().get(id).and_then(|o| o.shown().map(|v| Arc::clone(&v.definition)))
+    }
+
+    /// All operations that the caller may see, in no order.
+    pub(crate) fn visible(&self, caller: &Identity) -> Vec<Arc<Offered>> {
+        let operations = self.operations.pin();
+        let seen = |o: &&Arc<Offered>| o.shown().is_some_and(|v| v.definition.is_visible_to(caller));
+        operations.values().filter(seen).cloned().collect()
+    }
+
+    /// Number of operations with a provider.
+    pub(crate) fn active(&self) -> usize {
+        self.operations.pin().values().filter(|o| o.is_active()).count()
+    }
+}
+
+pub(crate) fn unavailable(id: &str) -> CallError {
+    CallError::new(ErrorCode::OperationUnavailable, format!("no spoke provides {id:?} now"))
+        .with_details(&serde_json::json!({ "operationId": id }))
+}
+
+impl Offered {
+    fn new(id: &str) -> Self {
+        Self { id: id.into(), versions: Vec::new(), pooled: false, index: Arc::default() }
+    }
+
+    /// The entry of this definition's version, made if it is new.
+    fn version(&mut self, definition: &Arc<Definition>) -> &mut Version {
+        let at = match self.versions.iter().position(|v| v.definition.version() == definition.version()) {
+            Some(at) => at,
+            None => {
+                let at = self.versions.partition_point(|v| v.definition.version() > definition.version());
+                let new = Version {
+                    definition: Arc::clone(definition),
+                    providers: Vec::new(),
+                    policy: Policy::default(),
+                    turn: Arc::default(),
+                };
+                self.versions.insert(at, new);
+                at
+            }
+        };
+        &mut self.versions[at]
+    }
+
+    /// The version to show: as [`Directory::find`] would choose, else the newest.
+    pub(crate) fn shown(&self) -> Option<&Version> {
+        let active = |v: &&Version| !v.providers.is_empty();
+        self.versions
+            .iter()
+            .filter(active)
+            .find(|v| v.definition.version().pre.is_empty())
+            .or_else(|| self.versions.iter().find(active))
+            .or_else(|| self.versions.first())
+    }
+
+    /// Whether anybody provides any version.
+    pub(crate) fn is_active(&self) -> bool {
+        self.versions.iter().any(|v| !v.providers.is_empty())
+    }
+
+    /// As a list shows it.
+    pub(crate) fn item(&self) -> Option<OperationItem> {
+        let shown = self.shown()?;
+        let mut providers: Vec<String> = shown.providers.iter().map(|p| p.spoke.name.to_string()).collect();
+        providers.sort();
+        Some(item_of(shown.definition.spec(), !providers.is_empty(), providers))
+    }
+}
+
+/// As a list shows an operation.
+pub(crate) fn item_of(spec: &OperationSpec, active: bool, providers: Vec<String>) -> OperationItem {
+    OperationItem {
+        id: spec.id(),
+        version: spec.version.clone(),
+        kind: spec.kind,
+        title: spec.title.clone(),
+        description: spec.description.clone(),
+        tags: spec.tags.clone(),
+        active,
+        providers,
+        score: None,
+    }
+}

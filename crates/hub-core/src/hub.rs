@@ -1,0 +1,396 @@
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hub_operations::{CallTable, Limits, Outbox, PeerConfig, Registry, RegistryBuilder, now_ms};
+use hub_protocol::ops::hub::HubStatus;
+use hub_protocol::{AccountId, CallError, CallId, ErrorCode, HubId, Json, OnDisconnect, close};
+use hub_pubsub::EventTarget;
+use hub_storage::{AccountRow, Retention, Stamp, Store};
+use rand::Rng;
+use tokio::time::Instant;
+
+use crate::ctx::Ctx;
+use crate::directory::Directory;
+use crate::error::chain;
+use crate::key::Doorman;
+use crate::live::LiveCall;
+use crate::log::EventLog;
+use crate::recorder::Recorder;
+use crate::sessions::Sessions;
+use crate::tasks::Tasks;
+use crate::{CoreError, Principal, Session, ops};
+
+/// How long the stream of an ended detached call stays readable.
+const DETACHED_FOR: Duration = Duration::from_secs(300);
+
+/// Most ended detached calls whose streams are held.
+const DETACHED_CALLS: usize = 256;
+
+/// How often retention and expiry are looked at.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+const EXPIRE_EVERY: Duration = Duration::from_secs(5);
+
+/// What may be set when a hub is built.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Depth and size of call trees.
+    pub limits: Limits,
+    /// Bounds of each connection.
+    pub peer: PeerConfig,
+    /// How long records are kept.
+    pub retention: Retention,
+    /// How often spokes should call `hub.heartbeat`, in milliseconds.
+    pub heartbeat_ms: u64,
+}
+
+impl Default for Settings {
+    /// Calls and events are kept for 30 days, the audit log for a year.
+    fn default() -> Self {
+        let days = |n: u64| Some(Duration::from_secs(n * 24 * 3600));
+        Self {
+            limits: Limits::default(),
+            peer: PeerConfig::default(),
+            retention: Retention { calls: days(30), events: days(30), audit: days(365) },
+            heartbeat_ms: 15_000,
+        }
+    }
+}
+
+/// A hub: cheap to clone, all clones are the same hub.
+#[derive(Clone)]
+pub struct Hub {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    about: About,
+    store: Store,
+    log: EventLog,
+    registry: Registry<Ctx>,
+    directory: Directory,
+    live: Live,
+    doors: Doors,
+    recorder: Recorder,
+    tasks: Tasks,
+}
+
+struct About {
+    id: HubId,
+    started_at: u64,
+    settings: Settings,
+    draining: AtomicBool,
+}
+
+struct Live {
+    calls: CallTable<Arc<LiveCall>>,
+    /// Ended detached calls whose streams can still be read.
+    detached: Mutex<VecDeque<(Instant, Arc<LiveCall>)>>,
+}
+
+#[derive(Default)]
+struct Doors {
+    doorman: Doorman,
+    sessions: Sessions,
+}
+
+/// Puts a hub together.
+pub struct HubBuilder {
+    store: Store,
+    target: EventTarget,
+    settings: Settings,
+    registry: RegistryBuilder<Ctx>,
+}
+
+/// The key that a hub makes when it has none.
+pub struct FirstKey {
+    /// Its text; shown once.
+    pub text: String,
+    /// Public part.
+    pub public_id: String,
+}
+
+impl HubBuilder {
+    /// Replaces the in-memory event target.
+    #[must_use]
+    pub fn event_target(mut self, target: EventTarget) -> Self {
+        self.target = target;
+        self
+    }
+
+    /// Changes settings.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Adds operations of the embedder's own beside the hub's.
+    #[must_use]
+    pub fn operations(mut self, add: impl FnOnce(RegistryBuilder<Ctx>) -> RegistryBuilder<Ctx>) -> Self {
+        self.registry = add(self.registry);
+        self
+    }
+
+    /// Starts the hub: closes what a crash left open and begins to record.
+    ///
+    /// # Errors
+    /// When an operation is declared twice or the store can't be read.
+    pub async fn build(self) -> Result<Hub, CoreError> {
+        let Self { store, target, settings, registry } = self;
+        let registry = registry.build()?;
+        recover(&store).await?;
+        let directory = Directory::default();
+        directory.load(store.spokes().registrations().await?);
+        let tasks = Tasks::default();
+        let log = EventLog::new(store.clone(), target);
+        let recorder = Recorder::start(store.clone(), log.clone(), &tasks);
+        let about = About { id: HubId::new(), started_at: now_ms(), draining: AtomicBool::new(false), settings };
+        let live = Live { calls: CallTable::new(about.settings.limits), detached: Mutex::default() };
+        let doors = Doors::default();
+        let hub = Hub { inner: Arc::new(Inner { about, store, log, registry, directory, live, doors, recorder, tasks }) };
+        hub.tasks().spawn("sweeper", sweep(hub.clone()));
+        hub.tasks().spawn("expiry", expire(hub.clone()));
+        Ok(hub)
+    }
+}
+
+/// After a crash: nothing is connected, and calls that were running have failed.
+async fn recover(store: &Store) -> Result<(), CoreError> {
+    let now = Stamp::now();
+    let error = CallError::new(ErrorCode::SpokeDisconnected, "hub restarted")
+        .with_details(&serde_json::json!({ "reason": "hub restarted" }));
+    let closed = store.calls().close_interrupted(None, now, Json::from_serialize(&error).unwrap_or_default()).await?;
+    let spokes = store.spokes().disconnect_all(None, now).await?;
+    if closed > 0 || spokes > 0 {
+        tracing::warn!(calls = closed, spokes, "closed what an unclean end left open");
+    }
+    Ok(())
+}
+
+impl Hub {
+    /// A builder over an open store.
+    #[must_use]
+    pub fn builder(store: Store) -> HubBuilder {
+        let registry = ops::register(Registry::builder());
+        HubBuilder { store, target: EventTarget::memory(), settings: Settings::default(), registry }
+    }
+
+    /// This hub process.
+    #[must_use]
+    pub fn id(&self) -> HubId {
+        self.inner.about.id
+    }
+
+    /// Who holds the key; `None` for every key that does not open the door, whatever is wrong with it.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn authenticate(&self, key: &str) -> Result<Option<Principal>, CoreError> {
+        self.inner.doors.doorman.check(self.store(), key).await
+    }
+
+    /// Makes an admin key if the hub has no key at all.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn first_key(&self) -> Result<Option<FirstKey>, CoreError> {
+        let now = Stamp::now();
+        if !self.store().keys().list(true, now).await?.is_empty() {
+            return Ok(None);
+        }
+        let row = AccountRow { id: AccountId::new(), name: "admin".into(), kind: "admin".into(), created_at: now };
+        let account = self.store().accounts().ensure(row).await?;
+        let made = ops::keys::make_first(self, &account).await?;
+        Ok(Some(made))
+    }
+
+    /// Opens a session for a connected peer; the caller writes what the outbox's reader yields, feeds
+    /// [`Session::receive`], and calls [`Session::end`] when the connection is lost.
+    #[must_use]
+    pub fn connect(&self, principal: Principal, outbox: Outbox) -> Arc<Session> {
+        let session = Session::open(self, principal, outbox, self.inner.about.settings.peer.clone());
+        self.sessions().add(Arc::clone(&session));
+        session
+    }
+
+    /// How the hub fares.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn status(&self) -> Result<HubStatus, CoreError> {
+        Ok(HubStatus {
+            hub_id: self.id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: self.inner.about.started_at,
+            draining: self.is_draining(),
+            connections: self.sessions().len() as u64,
+            spokes: self.directory().spokes().len() as u64,
+            operations: (self.directory().active() + self.registry().iter().count()) as u64,
+            calls_in_flight: self.calls().len() as u64,
+            recorder_backlog: self.recorder().backlog(),
+            last_event: self.log().last().await?,
+        })
+    }
+
+    /// Whether the store answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn check_store(&self) -> Result<(), CoreError> {
+        Ok(self.store().ping().await?)
+    }
+
+    /// The store, for the server's own needs (backup, close).
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// Whether the hub is going down.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.inner.about.draining.load(Ordering::Relaxed)
+    }
+
+    /// Runs work of a face in a task that shutdown waits for.
+    pub fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks().spawn(name, work);
+    }
+
+    /// Goes down in the documented order; answers whether everything ended within `grace`.
+    ///
+    /// The faces must have stopped accepting before.
+    pub async fn shut_down(&self, grace: Duration) -> bool {
+        let until = Instant::now() + grace;
+        // 1. Refuse new calls and send peers away that nothing runs for or on.
+        self.inner.about.draining.store(true, Ordering::Relaxed);
+        self.send_away(|session| session.is_idle());
+        // 2. Let running mutations finish; reads and streams are cut off.
+        self.cancel_reads().await;
+        let finished = tokio::time::timeout_at(until, self.calls_ended()).await.is_ok();
+        if !finished {
+            tracing::warn!(calls = self.calls().len(), "calls were cut off: the grace is over");
+        }
+        // 3. Send the others away, too.
+        self.send_away(|_| true);
+        let closed = tokio::time::timeout_at(until.max(Instant::now() + Duration::from_secs(1)), self.sessions_ended());
+        let closed = closed.await.is_ok();
+        // 4. End what still serves.
+        self.tasks().stop.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(2), self.tasks().served()).await.is_ok();
+        // 5. Write what is left, then close the store.
+        self.recorder().close();
+        let written = tokio::time::timeout(Duration::from_secs(10), self.tasks().written()).await.is_ok();
+        self.store().close().await;
+        tracing::info!(calls = finished, connections = closed, tasks = ended, records = written, "the hub is down");
+        finished && closed && ended && written
+    }
+
+    /// Closes connections with 1001 and a jitter, so that peers don't come back all at once.
+    fn send_away(&self, which: impl Fn(&Session) -> bool) {
+        for session in self.sessions().all().iter().filter(|s| which(s)) {
+            let wait = rand::rng().random_range(0..1_000);
+            session.close(close::GOING_AWAY, format!("retry-after-ms={wait}"), true);
+        }
+    }
+
+    /// Aborts queries and subscriptions; mutations go on.
+    async fn cancel_reads(&self) {
+        for live in self.calls().all() {
+            let reads = live.definition.spec().kind != hub_protocol::OperationType::Mutation;
+            if reads && live.parent.is_none() {
+                crate::abort::tree(self.calls(), live.id, crate::abort::Abort::now("the hub is draining")).await;
+            }
+        }
+    }
+
+    async fn calls_ended(&self) {
+        while !self.calls().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn sessions_ended(&self) {
+        while self.sessions().len() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Keeps the stream of an orphaned call readable, if its caller asked for that.
+    pub(crate) fn keep_detached(&self, live: &Arc<LiveCall>, policy: OnDisconnect) {
+        if policy != OnDisconnect::Detach {
+            return;
+        }
+        let mut detached = self.inner.live.detached.lock().unwrap_or_else(PoisonError::into_inner);
+        detached.retain(|(since, _)| since.elapsed() < DETACHED_FOR);
+        if detached.len() >= DETACHED_CALLS {
+            detached.pop_front();
+        }
+        detached.push_back((Instant::now(), Arc::clone(live)));
+    }
+
+    /// A live call, or an ended one whose stream is still held.
+    pub(crate) fn attachable(&self, id: CallId) -> Option<Arc<LiveCall>> {
+        self.calls().get(id).or_else(|| {
+            let detached = self.inner.live.detached.lock().unwrap_or_else(PoisonError::into_inner);
+            detached.iter().find(|(_, live)| live.id == id).map(|(_, live)| Arc::clone(live))
+        })
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.inner.about.settings
+    }
+
+    pub(crate) fn log(&self) -> &EventLog {
+        &self.inner.log
+    }
+
+    pub(crate) fn registry(&self) -> &Registry<Ctx> {
+        &self.inner.registry
+    }
+
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.inner.directory
+    }
+
+    pub(crate) fn calls(&self) -> &CallTable<Arc<LiveCall>> {
+        &self.inner.live.calls
+    }
+
+    pub(crate) fn sessions(&self) -> &Sessions {
+        &self.inner.doors.sessions
+    }
+
+    pub(crate) fn doorman(&self) -> &Doorman {
+        &self.inner.doors.doorman
+    }
+
+    pub(crate) fn recorder(&self) -> &Recorder {
+        &self.inner.recorder
+    }
+
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.inner.tasks
+    }
+}
+
+/// Removes what is past retention.
+async fn sweep(hub: Hub) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        match hub.store().sweep(&hub.settings().retention, Stamp::now()).await {
+            Ok(swept) => tracing::debug!(calls = swept.calls, events = swept.events, "retention"),
+            Err(error) => tracing::warn!(error = %chain(&error), "retention failed"),
+        }
+    }
+}
+
+/// Closes connections whose key has run out.
+async fn expire(hub: Hub) {
+    loop {
+        tokio::time::sleep(EXPIRE_EVERY).await;
+        hub.sessions().expire();
+    }
+}

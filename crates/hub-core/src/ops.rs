@@ -1,0 +1,29 @@
+//! The hub's own operations, a file per area. Parameters and replies are declared in `hub_protocol::ops`.
+
+pub(crate) mod audit;
+mod calls;
+mod events;
+mod hub;
+pub(crate) mod keys;
+
+use hub_operations::{Registry, RegistryBuilder};
+use hub_protocol::OperationSpec;
+
+use crate::ctx::Ctx;
+
+/// Declares all of them.
+pub(crate) fn register(builder: RegistryBuilder<Ctx>) -> RegistryBuilder<Ctx> {
+    let builder = hub::register(builder);
+    let builder = calls::register(builder);
+    let builder = events::register(builder);
+    let builder = keys::register(builder);
+    audit::register(builder)
+}
+
+/// Specs of the hub's own operations, by id: what `docs/operations.json` shows.
+///
+/// # Errors
+/// When a declaration is malformed.
+pub fn catalogue() -> Result<Vec<OperationSpec>, crate::CoreError> {
+    Ok(register(Registry::builder()).build()?.specs())
+}

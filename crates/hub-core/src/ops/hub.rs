@@ -1,0 +1,208 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use hub_operations::{Definition, RegistryBuilder, Reply};
+use hub_protocol::ops::Operation;
+use hub_protocol::ops::hub::{
+    CallOperation, CallerIdentity, DrainSpoke, DrainingSpoke, FoundOperations, GetSchemas, GetStatus, HeartbeatSeen,
+    HubStatus, ListOperations, ListSpokes, OperationItem, OperationPage, RegisterSpoke, RegisteredSpoke, Schemas,
+    SearchOperations, SpokeHeartbeat, SpokeItem, SpokeStatus, Spokes, UnregisterOperations, UnregisteredOperations,
+    UpdateOperations, UpdatedOperations, WhoAmI,
+};
+use hub_protocol::{CallError, CallId, CallRequested, Json, OperationSpec};
+use hub_storage::{SpokeRow, Stamp};
+
+use crate::CoreError;
+use crate::ctx::Ctx;
+use crate::directory::{Index, SpokeConnection, item_of};
+
+pub(super) fn register(builder: RegistryBuilder<Ctx>) -> RegistryBuilder<Ctx> {
+    builder
+        .operation(register_spoke)
+        .operation(unregister)
+        .operation(update)
+        .operation(drain)
+        .operation(heartbeat)
+        .operation(list)
+        .operation(search)
+        .operation(schema)
+        .raw(CallOperation::spec(), call)
+        .operation(spokes)
+        .operation(status)
+        .operation(whoami)
+}
+
+async fn register_spoke(ctx: Ctx, params: RegisterSpoke) -> Result<RegisteredSpoke, CallError> {
+    let session = ctx.session().ok_or(CoreError::NotASpoke("a spoke registers over its WebSocket connection"))?;
+    ctx.hub().register_spoke(session, params).await
+}
+
+async fn unregister(ctx: Ctx, params: UnregisterOperations) -> Result<UnregisteredOperations, CallError> {
+    let operations = ctx.hub().unregister(&own_spoke(&ctx)?, params.operations).await?;
+    Ok(UnregisteredOperations { operations })
+}
+
+async fn update(ctx: Ctx, params: UpdateOperations) -> Result<UpdatedOperations, CallError> {
+    let operations = ctx.hub().update_spoke(&own_spoke(&ctx)?, &params.operations).await?;
+    Ok(UpdatedOperations { operations })
+}
+
+async fn drain(ctx: Ctx, params: DrainSpoke) -> Result<DrainingSpoke, CallError> {
+    let spoke = match params.spoke {
+        None => own_spoke(&ctx)?,
+        Some(_) if !ctx.caller().has_scope("hub:admin") => {
+            return Err(CoreError::Denied("draining another spoke needs the scope hub:admin".into()).into());
+        }
+        Some(name) => ctx.hub().directory().spoke(&name).ok_or(CoreError::NotFound { what: "connected spoke" })?,
+    };
+    spoke.set_draining(true);
+    let now = Stamp::now();
+    ctx.hub().store().spokes().heartbeat(spoke.id, None, None, Some(true), now).await.map_err(CoreError::from)?;
+    Ok(DrainingSpoke { in_flight: spoke.in_flight() })
+}
+
+async fn heartbeat(ctx: Ctx, params: SpokeHeartbeat) -> Result<HeartbeatSeen, CallError> {
+    let spoke = own_spoke(&ctx)?;
+    let now = Stamp::now();
+    if let Some(draining) = params.draining {
+        spoke.set_draining(draining);
+    }
+    spoke.heard(params.load, now.millis());
+    let agents = params.agents.as_ref().map(crate::redact::keys_in_json);
+    let stored = ctx.hub().store().spokes().heartbeat(spoke.id, params.load, agents, params.draining, now).await;
+    stored.map_err(CoreError::from)?;
+    Ok(HeartbeatSeen { at: now.millis() })
+}
+
+fn own_spoke(ctx: &Ctx) -> Result<Arc<SpokeConnection>, CoreError> {
+    let spoke = ctx.session().and_then(|s| s.spoke());
+    spoke.ok_or(CoreError::NotASpoke("this connection has not registered as a spoke"))
+}
+
+async fn list(ctx: Ctx, params: ListOperations) -> Result<OperationPage, CallError> {
+    let limit = params.limit.unwrap_or(100) as usize;
+    let tags = params.tags.unwrap_or_default();
+    let mut items = visible(&ctx, params.namespace.as_deref());
+    items.retain(|(item, _)| {
+        (item.active || params.include_inactive == Some(true))
+            && params.kind.is_none_or(|k| k == item.kind)
+            && tags.iter().all(|t| item.tags.contains(t))
+            && params.cursor.as_ref().is_none_or(|c| item.id > *c)
+    });
+    items.sort_by(|a, b| a.0.id.cmp(&b.0.id));
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let next_cursor = items.last().filter(|_| more).map(|(item, _)| item.id.clone());
+    Ok(OperationPage { operations: items.into_iter().map(|(item, _)| item).collect(), next_cursor })
+}
+
+async fn search(ctx: Ctx, params: SearchOperations) -> Result<FoundOperations, CallError> {
+    let query = crate::directory::Query::parse(&params.query);
+    let mut found: Vec<OperationItem> = visible(&ctx, params.namespace.as_deref())
+        .into_iter()
+        .filter_map(|(mut item, index)| {
+            let score = index.score(&query);
+            item.score = Some(score);
+            (score > 0.0).then_some(item)
+        })
+        .collect();
+    let rank = |item: &OperationItem| item.score.unwrap_or_default();
+    found.sort_by(|a, b| rank(b).total_cmp(&rank(a)).then_with(|| a.id.cmp(&b.id)));
+    found.truncate(params.limit.unwrap_or(10) as usize);
+    Ok(FoundOperations { operations: found })
+}
+
+/// All operations that the caller may call, with their words.
+fn visible(ctx: &Ctx, namespace: Option<&str>) -> Vec<(OperationItem, Arc<Index>)> {
+    let below = |id: &str| {
+        namespace.is_none_or(|n| id.strip_prefix(n).is_some_and(|rest| rest.starts_with('.')))
+    };
+    let own = ctx.hub().registry().iter().map(|e| e.definition());
+    let own = own.filter(|d| below(d.id()) && d.is_visible_to(ctx.caller()));
+    let mut items: Vec<_> =
+        own.map(|d| (item_of(d.spec(), true, Vec::new()), Arc::new(Index::of(d.spec())))).collect();
+    let offered = ctx.hub().directory().visible(ctx.caller());
+    let offered = offered.iter().filter(|o| below(&o.id));
+    items.extend(offered.filter_map(|o| Some((o.item()?, Arc::clone(&o.index)))));
+    items
+}
+
+async fn schema(ctx: Ctx, params: GetSchemas) -> Result<Schemas, CallError> {
+    let spec = |id: &String| -> Result<OperationSpec, CallError> {
+        let own = ctx.hub().registry().get(id).map(|e| Arc::clone(e.definition()));
+        let definition = own.or_else(|| ctx.hub().directory().show(id));
+        let seen = definition.filter(|d| d.is_visible_to(ctx.caller()));
+        seen.map(|d| d.spec().clone()).ok_or_else(|| Definition::not_found(id))
+    };
+    Ok(Schemas { operations: params.operation_ids.iter().map(spec).collect::<Result<_, _>>()? })
+}
+
+/// Passes the callee's envelope on as it is. Runs in the caller's name: it gives nobody more rights.
+async fn call(ctx: Ctx, input: Json) -> Result<Reply, CallError> {
+    let params: CallOperation = input
+        .parse()
+        .map_err(|_| CoreError::Invalid("the input of hub.call does not fit its type".into()))?;
+    let request = CallRequested {
+        deadline: params.deadline,
+        idempotency_key: params.idempotency_key,
+        version: params.version,
+        metadata: params.metadata,
+        budget: params.budget,
+        ..CallRequested::new(CallId::new().to_string(), params.operation_id, params.input)
+    };
+    ctx.nested(ctx.as_caller().clone(), request).await.map(Reply::Envelope)
+}
+
+async fn spokes(ctx: Ctx, params: ListSpokes) -> Result<Spokes, CallError> {
+    let rows = ctx.hub().store().spokes().list().await.map_err(CoreError::from)?;
+    let mut offered: HashMap<String, Vec<String>> = HashMap::new();
+    for row in ctx.hub().store().spokes().registrations().await.map_err(CoreError::from)? {
+        let ids = offered.entry(row.spoke).or_default();
+        if !ids.contains(&row.operation_id) {
+            ids.push(row.operation_id);
+        }
+    }
+    let connected = params.connected == Some(true);
+    let items = rows.into_iter().map(|row| {
+        let operations = offered.remove(&row.name).unwrap_or_default();
+        let live = ctx.hub().directory().spoke(&row.name);
+        item(row, operations, live.as_deref())
+    });
+    Ok(Spokes { spokes: items.filter(|s| !connected || s.status == SpokeStatus::Connected).collect() })
+}
+
+fn item(row: SpokeRow, mut operations: Vec<String>, live: Option<&SpokeConnection>) -> SpokeItem {
+    operations.sort();
+    let (load, heard) = live.map(SpokeConnection::last_heard).unwrap_or_default();
+    SpokeItem {
+        spoke_id: row.id,
+        name: row.name,
+        spoke_type: row.spoke_type,
+        status: if live.is_some() { SpokeStatus::Connected } else { SpokeStatus::Disconnected },
+        draining: live.is_some_and(SpokeConnection::is_draining),
+        instance_id: row.instance_id,
+        version: row.version,
+        operations,
+        in_flight: live.map_or(0, SpokeConnection::in_flight),
+        load: load.or(row.load),
+        labels: row.labels.and_then(|l| l.parse().ok()),
+        host_info: row.host_info,
+        connected_at: row.connected_at.millis(),
+        disconnected_at: row.disconnected_at.map(Stamp::millis),
+        last_heartbeat_at: heard.or(row.last_heartbeat_at.map(Stamp::millis)),
+    }
+}
+
+async fn status(ctx: Ctx, _: GetStatus) -> Result<HubStatus, CallError> {
+    Ok(ctx.hub().status().await?)
+}
+
+async fn whoami(ctx: Ctx, _: WhoAmI) -> Result<CallerIdentity, CallError> {
+    let key = ctx.as_caller().key.as_ref();
+    Ok(CallerIdentity {
+        identity: ctx.caller().clone(),
+        key: key.map(|k| k.public_id.clone()),
+        key_name: key.map(|k| k.name.clone()),
+        expires_at: key.and_then(|k| k.expires_at),
+    })
+}

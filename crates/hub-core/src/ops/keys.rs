@@ -1,0 +1,197 @@
+use hub_operations::RegistryBuilder;
+use hub_protocol::ops::keys::{CreateKey, CreatedKey, KeyItem, Keys, ListKeys, RevokeKey, RotateKey};
+use hub_protocol::{AccountId, CallError, Identity, KeyId};
+use hub_storage::{AccountRow, KeyRow, NewEvent, Stamp};
+use serde_json::json;
+
+use crate::ctx::Ctx;
+use crate::hub::{FirstKey, Hub};
+use crate::key::NewKey;
+use crate::ops::audit;
+use crate::{CoreError, Principal};
+
+/// How long a rotated key goes on working unless told otherwise, in milliseconds.
+const OVERLAP_MS: u64 = 24 * 3600 * 1000;
+
+/// Most scopes and resources of one key.
+const MAX_RIGHTS: usize = 200;
+
+pub(super) fn register(builder: RegistryBuilder<Ctx>) -> RegistryBuilder<Ctx> {
+    builder.operation(create).operation(rotate).operation(revoke).operation(list)
+}
+
+/// The admin key of a fresh hub.
+pub(crate) async fn make_first(hub: &Hub, account: &AccountRow) -> Result<FirstKey, CoreError> {
+    let key = NewKey::generate()?;
+    let row = KeyRow { name: "admin".into(), scopes: vec!["*".into()], ..new_row(&key, account) };
+    let audit = audit::row(&Principal::root(), "keys.create", &row.public_id, json!({ "name": "admin" }));
+    let event = event(&row, "created");
+    let stored = hub.store().keys().insert(row, audit, event).await?;
+    hub.log().announce(Some(stored.seq)).await;
+    Ok(FirstKey { text: key.text().to_owned(), public_id: key.public_id.clone() })
+}
+
+async fn create(ctx: Ctx, params: CreateKey) -> Result<CreatedKey, CallError> {
+    check_rights(ctx.caller(), &params)?;
+    let account = account(&ctx, params.account.as_deref()).await?;
+    let key = NewKey::generate()?;
+    let row = KeyRow {
+        name: params.name,
+        scopes: params.scopes,
+        resources: params.resources,
+        expires_at: params.expires_at.map(Stamp::from_millis),
+        ..new_row(&key, &account)
+    };
+    let details = json!({ "name": row.name, "scopes": row.scopes, "resources": row.resources, "account": row.account });
+    let audit = audit::row(&actor(&ctx), "keys.create", &row.public_id, details);
+    let event = event(&row, "created");
+    let stored = ctx.hub().store().keys().insert(row.clone(), audit, event).await.map_err(CoreError::from)?;
+    ctx.hub().log().announce(Some(stored.seq)).await;
+    Ok(CreatedKey { key: item(row), secret: key.text().to_owned() })
+}
+
+async fn rotate(ctx: Ctx, params: RotateKey) -> Result<CreatedKey, CallError> {
+    let store = ctx.hub().store();
+    let old = store.keys().get(params.id).await.map_err(CoreError::from)?.ok_or(CoreError::NotFound { what: "key" })?;
+    check_within(ctx.caller(), &old.scopes)?;
+    let now = Stamp::now();
+    let ends_at = now.plus_millis(params.overlap_ms.unwrap_or(OVERLAP_MS));
+    let key = NewKey::generate()?;
+    let new = KeyRow {
+        id: KeyId::new(),
+        public_id: key.public_id.clone(),
+        hash: key.hash(),
+        created_at: now,
+        rotated_to: None,
+        last_used_at: None,
+        ..old.clone()
+    };
+    let details = json!({ "old": old.public_id, "overlapEndsAt": ends_at.millis() });
+    let audit = audit::row(&actor(&ctx), "keys.rotate", &new.public_id, details);
+    let event = event(&new, "rotated");
+    let stored = store.keys().rotate(old.id, ends_at, new.clone(), audit, event).await.map_err(CoreError::from)?;
+    ctx.hub().log().announce(Some(stored.seq)).await;
+    // The old key's end is now earlier than its cached row says.
+    ctx.hub().doorman().forget(&old.public_id);
+    Ok(CreatedKey { key: item(new), secret: key.text().to_owned() })
+}
+
+async fn revoke(ctx: Ctx, params: RevokeKey) -> Result<KeyItem, CallError> {
+    let store = ctx.hub().store();
+    let key = store.keys().get(params.id).await.map_err(CoreError::from)?.ok_or(CoreError::NotFound { what: "key" })?;
+    let audit = audit::row(&actor(&ctx), "keys.revoke", &key.public_id, json!({ "name": key.name }));
+    let event = event(&key, "revoked");
+    let (row, stored) = store.keys().revoke(params.id, Stamp::now(), audit, event).await.map_err(CoreError::from)?;
+    ctx.hub().doorman().forget(&row.public_id);
+    ctx.hub().log().announce(Some(stored.seq)).await;
+    // After the answer: the caller may be using the very key.
+    let hub = ctx.hub().clone();
+    let id = row.id;
+    ctx.hub().spawn("revoke", async move {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        hub.sessions().revoke(id);
+    });
+    Ok(item(row))
+}
+
+async fn list(ctx: Ctx, params: ListKeys) -> Result<Keys, CallError> {
+    let ended = params.include_ended == Some(true);
+    let rows = ctx.hub().store().keys().list(ended, Stamp::now()).await.map_err(CoreError::from)?;
+    Ok(Keys { keys: rows.into_iter().map(item).collect() })
+}
+
+/// A key can't grant what its maker lacks.
+fn check_rights(caller: &Identity, params: &CreateKey) -> Result<(), CoreError> {
+    let resources = params.resources.iter().flatten();
+    let count = params.scopes.len() + resources.clone().count();
+    if count > MAX_RIGHTS {
+        return Err(CoreError::Invalid(format!("a key has at most {MAX_RIGHTS} scopes and resources")));
+    }
+    check_within(caller, &params.scopes)?;
+    let all = caller.has_scope("*");
+    let held = |key: &String, action: &String| {
+        caller.resources.as_ref().and_then(|r| r.get(key)).is_some_and(|actions| actions.contains(action))
+    };
+    let lacking = resources.flat_map(|(k, actions)| actions.iter().map(move |a| (k, a))).find(|(k, a)| !all && !held(k, a));
+    match lacking {
+        Some((key, action)) => Err(CoreError::Denied(format!("you can't grant {action:?} on {key:?}: you lack it"))),
+        None => Ok(()),
+    }
+}
+
+fn check_within(caller: &Identity, scopes: &[String]) -> Result<(), CoreError> {
+    // A wildcard is held only through itself or a wider one, which `has_scope` on its text decides.
+    match scopes.iter().find(|scope| scope.is_empty() || !caller.has_scope(scope)) {
+        Some(scope) => Err(CoreError::Denied(format!("you can't grant the scope {scope:?}: you lack it"))),
+        None => Ok(()),
+    }
+}
+
+async fn account(ctx: &Ctx, name: Option<&str>) -> Result<AccountRow, CoreError> {
+    let accounts = ctx.hub().store().accounts();
+    match (name, &ctx.as_caller().key) {
+        (Some(name), _) => {
+            let row = AccountRow {
+                id: AccountId::new(),
+                name: name.to_owned(),
+                kind: "service".into(),
+                created_at: Stamp::now(),
+            };
+            Ok(accounts.ensure(row).await?)
+        }
+        (None, Some(key)) => accounts.get(key.account_id).await?.ok_or(CoreError::NotFound { what: "account" }),
+        (None, None) => accounts.by_name("admin").await?.ok_or(CoreError::NotFound { what: "account" }),
+    }
+}
+
+fn actor(ctx: &Ctx) -> Principal {
+    let caller = ctx.as_caller();
+    Principal { identity: std::sync::Arc::clone(&caller.identity), key: caller.key.clone() }
+}
+
+fn new_row(key: &NewKey, account: &AccountRow) -> KeyRow {
+    KeyRow {
+        id: KeyId::new(),
+        public_id: key.public_id.clone(),
+        hash: key.hash(),
+        // The first key of a line names the principal; its rotations keep the name.
+        principal: format!("key/{}", key.public_id),
+        account_id: account.id,
+        account: account.name.clone(),
+        name: String::new(),
+        scopes: Vec::new(),
+        resources: None,
+        created_at: Stamp::now(),
+        expires_at: None,
+        revoked_at: None,
+        rotated_to: None,
+        last_used_at: None,
+    }
+}
+
+fn event(key: &KeyRow, kind: &str) -> NewEvent {
+    NewEvent {
+        topic: format!("key:{}", key.public_id),
+        kind: kind.to_owned(),
+        at: Stamp::now(),
+        payload: json!({ "id": key.id, "name": key.name, "principal": key.principal }).into(),
+        root: None,
+    }
+}
+
+fn item(row: KeyRow) -> KeyItem {
+    KeyItem {
+        id: row.id,
+        public_id: row.public_id,
+        name: row.name,
+        principal: row.principal,
+        account: row.account,
+        scopes: row.scopes,
+        resources: row.resources,
+        created_at: row.created_at.millis(),
+        expires_at: row.expires_at.map(Stamp::millis),
+        revoked_at: row.revoked_at.map(Stamp::millis),
+        rotated_to: row.rotated_to,
+        last_used_at: row.last_used_at.map(Stamp::millis),
+    }
+}

@@ -1,0 +1,230 @@
+//! Writes call records off the hot path (protocol §4, record).
+//!
+//! Calls hand their changes to one task, which writes all that has gathered in one transaction. The queue is bounded
+//! and nothing is dropped: when the store can't keep up, calls wait. An answer to a mutation or to a keyed call is
+//! given only after its record is committed ([`Recorder::committed`]); a query's record follows within milliseconds.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hub_protocol::CallId;
+use hub_storage::{CallBatch, CallRow, CallUpdate, EdgeRow, KeyedOutcome, NewEvent, Store};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::log::EventLog;
+use crate::tasks::Tasks;
+
+/// Changes that may wait to be written.
+const QUEUE: usize = 8_192;
+
+/// Most changes in one transaction.
+const BATCH: usize = 1_024;
+
+/// How long a small batch waits for company when nobody waits for it.
+const LINGER: Duration = Duration::from_millis(2);
+
+/// Pause before a failed batch is written again.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// One change to the record.
+pub(crate) enum Change {
+    /// A call was accepted.
+    Started(Box<CallRow>, NewEvent),
+    /// A call moved on or ended.
+    Moved(Box<CallUpdate>, Option<NewEvent>, Option<Box<KeyedOutcome>>),
+    /// One response of a subscription.
+    Item(NewEvent),
+    /// A relation that the tree does not show.
+    Edge(EdgeRow),
+}
+
+struct Job {
+    change: Change,
+    committed: Option<oneshot::Sender<()>>,
+}
+
+/// Hands changes to the writing task. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Recorder {
+    queue: mpsc::Sender<Job>,
+    backlog: Arc<AtomicU64>,
+    closing: CancellationToken,
+}
+
+/// The recorder has stopped: the hub is closing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stopped;
+
+impl Recorder {
+    /// Starts the writing task; it ends after [`Recorder::close`], once all that was queued is written.
+    pub(crate) fn start(store: Store, log: EventLog, tasks: &Tasks) -> Self {
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let backlog = Arc::new(AtomicU64::new(0));
+        let closing = CancellationToken::new();
+        let writer = Writer { store, log, jobs, backlog: Arc::clone(&backlog), closing: closing.clone() };
+        tasks.spawn_last("recorder", writer.run());
+        Self { queue, backlog, closing }
+    }
+
+    /// Takes no more and lets the writing task end.
+    pub(crate) fn close(&self) {
+        self.closing.cancel();
+    }
+
+    /// Queues a change, waiting for room.
+    pub(crate) async fn write(&self, change: Change) -> Result<(), Stopped> {
+        self.push(Job { change, committed: None }).await
+    }
+
+    /// Queues a change and waits until it is committed.
+    pub(crate) async fn committed(&self, change: Change) -> Result<(), Stopped> {
+        let (committed, done) = oneshot::channel();
+        self.push(Job { change, committed: Some(committed) }).await?;
+        done.await.map_err(|_| Stopped)
+    }
+
+    async fn push(&self, job: Job) -> Result<(), Stopped> {
+        self.backlog.fetch_add(1, Ordering::Relaxed);
+        self.queue.send(job).await.map_err(|_| Stopped)
+    }
+
+    /// Changes that wait to be written.
+    pub(crate) fn backlog(&self) -> u64 {
+        self.backlog.load(Ordering::Relaxed)
+    }
+}
+
+struct Writer {
+    store: Store,
+    log: EventLog,
+    jobs: mpsc::Receiver<Job>,
+    backlog: Arc<AtomicU64>,
+    closing: CancellationToken,
+}
+
+impl Writer {
+    async fn run(mut self) {
+        let mut jobs = Vec::with_capacity(BATCH);
+        while self.gathered(&mut jobs).await {
+            if jobs.len() < BATCH && jobs.iter().all(|j| j.committed.is_none()) {
+                self.linger(&mut jobs).await;
+            }
+            let count = jobs.len() as u64;
+            let (batch, waiting) = gather(&mut jobs);
+            self.commit(batch).await;
+            self.backlog.fetch_sub(count, Ordering::Relaxed);
+            for done in waiting {
+                // The caller may have gone; its record stands all the same.
+                let _gone = done.send(());
+            }
+        }
+    }
+
+    /// Waits for changes; false once the recorder is closed and empty.
+    async fn gathered(&mut self, jobs: &mut Vec<Job>) -> bool {
+        tokio::select! {
+            biased;
+            n = self.jobs.recv_many(jobs, BATCH) => n > 0,
+            () = self.closing.cancelled(), if !self.jobs.is_closed() => {
+                // Queued changes are still given; new ones are refused.
+                self.jobs.close();
+                self.jobs.recv_many(jobs, BATCH).await > 0
+            }
+        }
+    }
+
+    /// Lets a start meet its end, so that a short call costs one row written once.
+    async fn linger(&mut self, jobs: &mut Vec<Job>) {
+        let until = tokio::time::Instant::now() + LINGER;
+        while jobs.len() < BATCH {
+            match tokio::time::timeout_at(until, self.jobs.recv()).await {
+                Ok(Some(job)) => {
+                    let awaited = job.committed.is_some();
+                    jobs.push(job);
+                    if awaited {
+                        while jobs.len() < BATCH {
+                            let Ok(job) = self.jobs.try_recv() else { return };
+                            jobs.push(job);
+                        }
+                    }
+                }
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Writes until it is written: a record is never dropped while the store can come back.
+    async fn commit(&self, batch: CallBatch) {
+        loop {
+            match self.store.calls().record(batch.clone()).await {
+                Ok(rows) => {
+                    metrics::counter!("hub_recorder_events_total").increment(rows.len() as u64);
+                    return self.log.announce(rows.last().map(|r| r.seq)).await;
+                }
+                Err(hub_storage::StoreError::Unavailable) => {
+                    tracing::error!("call records were lost: the store is closed");
+                    return;
+                }
+                Err(error) => {
+                    tracing::error!(error = %crate::error::chain(&error), "call records wait: the store failed");
+                    metrics::counter!("hub_recorder_failures_total").increment(1);
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+}
+
+/// Merges what has gathered: an end that meets its start in the same batch becomes one row.
+fn gather(jobs: &mut Vec<Job>) -> (CallBatch, Vec<oneshot::Sender<()>>) {
+    let mut batch = CallBatch::default();
+    let mut waiting = Vec::new();
+    let mut started: HashMap<CallId, usize> = HashMap::new();
+    let mut moved: HashMap<CallId, usize> = HashMap::new();
+    for job in jobs.drain(..) {
+        waiting.extend(job.committed);
+        match job.change {
+            Change::Started(row, event) => {
+                if let Some(parent) = row.parent {
+                    batch.edges.push(EdgeRow { source: parent, target: row.call_id, kind: "triggered".into() });
+                }
+                started.insert(row.call_id, batch.started.len());
+                batch.started.push(*row);
+                batch.events.push(event);
+            }
+            Change::Moved(update, event, outcome) => {
+                batch.events.extend(event);
+                batch.outcomes.extend(outcome.map(|o| *o));
+                if let Some(at) = started.get(&update.call_id) {
+                    apply(&mut batch.started[*at], *update);
+                } else if let Some(at) = moved.get(&update.call_id) {
+                    batch.updates[*at] = *update;
+                } else {
+                    moved.insert(update.call_id, batch.updates.len());
+                    batch.updates.push(*update);
+                }
+            }
+            Change::Item(event) => batch.events.push(event),
+            Change::Edge(edge) => batch.edges.push(edge),
+        }
+    }
+    (batch, waiting)
+}
+
+fn apply(row: &mut CallRow, update: CallUpdate) {
+    let CallUpdate { call_id: _, status, spoke, attempts, output, output_size, output_hash, error, completed_at, items, cost } =
+        update;
+    row.status = status;
+    row.spoke = spoke;
+    row.attempts = attempts;
+    row.output = output;
+    row.output_size = output_size;
+    row.output_hash = output_hash;
+    row.error = error;
+    row.completed_at = completed_at;
+    row.items = items;
+    row.cost = cost;
+}

@@ -1,0 +1,139 @@
+//! What may not reach the store or the log (promise 5).
+
+use std::borrow::Cow;
+
+use hub_operations::{Definition, REDACTED};
+use hub_protocol::{CallError, Json};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::key::PREFIX;
+
+/// Largest input or output that is kept in a record, in bytes; of larger ones size and hash (protocol §4).
+pub(crate) const KEEP: usize = 64 * 1024;
+
+/// A payload as it may be recorded.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Kept {
+    pub(crate) text: Option<Json>,
+    pub(crate) size: i64,
+    pub(crate) hash: Option<String>,
+}
+
+/// Redacts an input for the record.
+pub(crate) fn input(definition: &Definition, value: &Json) -> Kept {
+    keep(value, |v| definition.input().redact(v))
+}
+
+/// Redacts one response's `data` for the record.
+pub(crate) fn output(definition: &Definition, value: &Json) -> Kept {
+    keep(value, |v| definition.output().redact(v))
+}
+
+fn keep(value: &Json, by_schema: impl FnOnce(&Json) -> Json) -> Kept {
+    let size = i64::try_from(value.size()).unwrap_or(i64::MAX);
+    if value.size() > KEEP {
+        return Kept { text: None, size, hash: Some(hex(&Sha256::digest(value.as_bytes()))) };
+    }
+    Kept { text: Some(keys_in_json(&by_schema(value))), size, hash: None }
+}
+
+/// A value without the hub's own keys, wherever they stand in it.
+pub(crate) fn keys_in_json(value: &Json) -> Json {
+    let text = value.as_str();
+    if text.contains("\\u") {
+        // An escape can spell any letter of a key, so look at the plain text.
+        return match value.parse::<Value>() {
+            Ok(parsed) => {
+                let plain = parsed.to_string();
+                Json::from_text(keys_in_text(&plain).into_owned()).unwrap_or_default()
+            }
+            Err(_) => Value::from(REDACTED).into(),
+        };
+    }
+    match keys_in_text(text) {
+        // Compact, so that a record does not hold on to the frame it came in.
+        Cow::Borrowed(_) => value.compact(),
+        Cow::Owned(text) => Json::from_text(text).unwrap_or_default(),
+    }
+}
+
+/// A text without the secrets of the hub's own keys; the public part stays, to tell which key leaked.
+pub(crate) fn keys_in_text(text: &str) -> Cow<'_, str> {
+    if !text.contains(PREFIX) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    let mut changed = false;
+    while let Some(at) = rest.find(PREFIX) {
+        let after = &rest[at + PREFIX.len()..];
+        match crate::key::secret_span(after) {
+            Some((public, secret)) => {
+                out.push_str(&rest[..at + PREFIX.len() + public + 1]);
+                out.push_str(REDACTED);
+                rest = &after[public + 1 + secret..];
+                changed = true;
+            }
+            None => {
+                out.push_str(&rest[..at + PREFIX.len()]);
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    if changed { Cow::Owned(out) } else { Cow::Borrowed(text) }
+}
+
+/// An error as it may be recorded.
+pub(crate) fn error(error: &CallError) -> CallError {
+    CallError {
+        code: keys_in_text(&error.code).into_owned(),
+        message: keys_in_text(&error.message).into_owned(),
+        details: error.details.as_ref().map(|d| if d.size() > KEEP { Json::null() } else { keys_in_json(d) }),
+        retryable: error.retryable,
+    }
+}
+
+/// Lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a String can't fail.
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_cut_wherever_they_stand() {
+        let key = crate::key::NewKey::generate().unwrap();
+        let text = format!("a {} b hub_short_x {}", key.text(), key.text());
+        let cut = keys_in_text(&text);
+        assert!(!cut.contains(key.secret()), "{cut}");
+        assert_eq!(cut.matches(&key.public_id).count(), 2);
+        assert!(cut.starts_with("a hub_") && cut.contains(" b hub_short_x "));
+    }
+
+    #[test]
+    fn a_key_spelt_with_escapes_is_cut_too() {
+        let key = crate::key::NewKey::generate().unwrap();
+        let escaped = format!("\"\\u0068{}\"", &key.text()[1..]);
+        let cut = keys_in_json(&Json::from_text(escaped).unwrap());
+        assert!(!cut.as_str().contains(key.secret()), "{}", cut.as_str());
+    }
+
+    #[test]
+    fn of_large_values_only_size_and_hash_are_kept() {
+        let spec = <hub_protocol::ops::hub::WhoAmI as hub_protocol::ops::Operation>::spec();
+        let definition = Definition::new(spec).unwrap();
+        let large: Json = Value::from("x".repeat(KEEP)).into();
+        let kept = input(&definition, &large);
+        assert!(kept.text.is_none());
+        assert_eq!((kept.size, kept.hash.unwrap().len()), (KEEP as i64 + 2, 64));
+    }
+}

@@ -1,0 +1,127 @@
+use std::sync::Arc;
+
+use hub_operations::{Definition, TableError};
+use hub_protocol::{CallError, CallId, CallRequested, ErrorCode, Identity, Json, OnDisconnect, OperationType};
+use semver::VersionReq;
+
+use super::keyed::Begun;
+use super::run::{Target, Terms};
+use super::{Caller, Leash, Run, deadline_of};
+use crate::hub::Hub;
+use crate::live::{LiveCall, NewCall};
+use crate::redact;
+
+/// A refusal, with the id of the call if it got one.
+type Refused = (Option<CallId>, CallError);
+
+impl Hub {
+    /// Everything that is decided before a handler is chosen.
+    pub(super) async fn admit(&self, caller: Caller, mut request: CallRequested, leash: Leash) -> Result<Run, Refused> {
+        let target = self.find(&request, &caller.identity).map_err(|e| (None, e))?;
+        let definition = Arc::clone(target.definition());
+        if request.input.is_null() && matches!(target, Target::Own(_)) {
+            // A call of the hub's own operation without input is one with no members.
+            request.input = Json::from(serde_json::json!({}));
+        }
+        let checked = definition.admit(&caller.identity, &request.input);
+        if checked.as_ref().is_err_and(|e| e.is(ErrorCode::OperationNotFound)) {
+            return Err((None, Definition::not_found(&request.operation_id)));
+        }
+        let id = CallId::new();
+        let run = self.open(id, caller, request, leash, target).map_err(|e| (None, e))?;
+        // From here on the call is in the tree and in the record, refused or not.
+        let admitted = match checked {
+            Ok(()) => run.check_budget(),
+            refused => refused,
+        };
+        if let Err(error) = admitted {
+            return Err((Some(id), run.refuse(error).await));
+        }
+        self.key_in(run).await
+    }
+
+    /// Looks among the hub's own operations, then in the directory.
+    fn find(&self, request: &CallRequested, caller: &Identity) -> Result<Target, CallError> {
+        let id = request.operation_id.as_str();
+        if let Some(entry) = self.registry().get(id) {
+            return Ok(Target::own(id, entry.definition()));
+        }
+        let range = request.version.as_deref().map(VersionReq::parse).transpose().map_err(|_| {
+            CallError::new(ErrorCode::ValidationError, "version is not a semver range").with_details(&[
+                hub_protocol::Violation { path: "/version".into(), message: "not a semver range".into() },
+            ])
+        })?;
+        self.directory().find(id, range.as_ref(), caller).map(|found| Target::Spoke(Arc::new(found)))
+    }
+
+    /// Gives the call its place in the tree.
+    fn open(
+        &self,
+        id: CallId,
+        caller: Caller,
+        request: CallRequested,
+        leash: Leash,
+        target: Target,
+    ) -> Result<Run, CallError> {
+        let definition = Arc::clone(target.definition());
+        let kind = definition.spec().kind;
+        let parent = caller.parent.clone();
+        let place = parent.as_ref().map_or((id, 0), |p| (p.root, p.depth + 1));
+        let mut identity = Identity::clone(&caller.identity);
+        identity.chain = parent.as_ref().map(|p| p.caller.chain.clone()).unwrap_or_default();
+        identity.chain.push(identity.id.clone());
+        let live = Arc::new(LiveCall::new(NewCall {
+            id,
+            root: place.0,
+            depth: place.1,
+            parent: parent.as_ref().map(|p| p.id),
+            request_id: redact::keys_in_text(&request.request_id).into_owned(),
+            input: redact::input(&definition, &request.input),
+            idempotency_key: request.idempotency_key.as_deref().map(|k| redact::keys_in_text(k).into_owned()),
+            definition,
+            caller: Arc::new(identity),
+            deadline: deadline_of(kind, request.deadline, parent.as_deref()),
+            budget: smaller(request.budget, parent.as_ref().and_then(|p| p.budget)),
+            rerun: caller.rerun.clone().or_else(|| parent.as_ref().and_then(|p| p.rerun.clone())),
+        }));
+        self.calls().insert(id, live.parent, Arc::clone(&live)).map_err(refused_by_table)?;
+        let on_disconnect = request.on_disconnect.unwrap_or(match kind {
+            OperationType::Mutation => OnDisconnect::Finish,
+            OperationType::Query | OperationType::Subscription => OnDisconnect::Abort,
+        });
+        let terms = Terms { leash, on_disconnect, idle_ms: request.idle_timeout };
+        Ok(Run::new(self.clone(), live, caller, request, target, terms))
+    }
+
+    /// Binds a keyed call to its one execution.
+    async fn key_in(&self, run: Run) -> Result<Run, Refused> {
+        let id = run.call_id();
+        match run.begin_keyed().await {
+            Ok(Begun::Run(run)) => Ok(*run),
+            Ok(Begun::Known(run, outcome)) => Ok(run.answered(outcome)),
+            Err(refused) => {
+                let (run, error) = *refused;
+                Err((Some(id), run.refuse(error).await))
+            }
+        }
+    }
+}
+
+fn smaller(a: Option<i64>, b: Option<i64>) -> Option<i64> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+fn refused_by_table(error: TableError) -> CallError {
+    match error {
+        TableError::ParentEnded => CallError::new(ErrorCode::AccessDenied, "the parent call is not running here"),
+        TableError::TooDeep(limit) => CallError::new(ErrorCode::Overloaded, error.to_string())
+            .with_retryable(false)
+            .with_details(&serde_json::json!({ "limit": limit, "of": "depth" })),
+        TableError::TooMany(limit) => CallError::new(ErrorCode::Overloaded, error.to_string())
+            .with_details(&serde_json::json!({ "limit": limit, "of": "liveDescendants" })),
+        TableError::Duplicate => CallError::new(ErrorCode::Conflict, error.to_string()),
+    }
+}

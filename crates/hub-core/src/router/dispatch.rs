@@ -1,0 +1,156 @@
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{BoxStream, StreamExt};
+use hub_operations::{Definition, Entry, Pending, Reply, now_ms};
+use hub_protocol::ops::calls::{CallEventKind, CallStatus};
+use hub_protocol::{CallError, CallRequested, Identity, Json, OperationType, ResponseEnvelope};
+
+use super::Caller;
+use super::run::Recording;
+use crate::ctx::Ctx;
+use crate::directory::{Found, Lease, SpokeConnection};
+use crate::hub::Hub;
+use crate::live::LiveCall;
+
+/// Where a call's responses come from.
+pub(super) enum Source {
+    /// Nothing was done yet.
+    New,
+    /// A handler is being chosen.
+    Starting(BoxFuture<'static, Result<Source, CallError>>),
+    /// A spoke; the lease gives its place back at the end.
+    Spoke(Pending, Lease),
+    /// An operation of the hub.
+    Own(BoxStream<'static, Result<Json, CallError>>),
+    /// Nothing more comes.
+    Ended,
+}
+
+/// What is needed to hand a call to a spoke, and again to another.
+#[derive(Clone)]
+pub(super) struct ToSpoke {
+    pub(super) hub: Hub,
+    pub(super) live: Arc<LiveCall>,
+    pub(super) found: Arc<Found>,
+    pub(super) request: Arc<CallRequested>,
+    pub(super) recording: Arc<Recording>,
+}
+
+impl ToSpoke {
+    /// Chooses a provider and gives it the call; `not` has lost it before.
+    pub(super) fn start(self, not: Option<Arc<SpokeConnection>>) -> Source {
+        Source::Starting(
+            async move {
+                let lease = self.lease(not.as_deref()).await?;
+                let spoke = &lease.provider.spoke;
+                self.live.dispatched(Arc::clone(&spoke.name), spoke.connection, spoke.peer.clone());
+                self.recording.running(&self.hub, &self.live).await;
+                let one = self.found.definition.spec().kind != OperationType::Subscription;
+                let pending = spoke.peer.start(&self.wire_request(&lease), one).await?;
+                Ok(Source::Spoke(pending, lease))
+            }
+            .boxed(),
+        )
+    }
+
+    async fn lease(&self, not: Option<&SpokeConnection>) -> Result<Lease, CallError> {
+        let sticky = self.sticky_key();
+        // A free provider is the usual case and needs no record of having waited.
+        if let Some(lease) = self.found.choose(sticky.as_deref(), not).now_or_never() {
+            return lease;
+        }
+        self.recording.pending(&self.hub, &self.live).await;
+        self.found.choose(sticky.as_deref(), not).await
+    }
+
+    fn sticky_key(&self) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Sticky {
+            sticky_key: Option<String>,
+        }
+        self.request.metadata.as_ref()?.parse::<Sticky>().ok()?.sticky_key
+    }
+
+    /// The request as the callee gets it: under its local name, with the hub's id and the true caller.
+    fn wire_request(&self, lease: &Lease) -> CallRequested {
+        CallRequested {
+            request_id: self.live.id.to_string(),
+            operation_id: lease.provider.local.to_string(),
+            input: self.request.input.clone(),
+            parent_request_id: self.live.parent.map(|p| p.to_string()),
+            deadline: self.live.deadline,
+            idle_timeout: self.request.idle_timeout,
+            identity: Some(Identity::clone(&self.live.caller)),
+            metadata: self.request.metadata.clone(),
+            idempotency_key: self.request.idempotency_key.clone(),
+            on_disconnect: None,
+            budget: self.live.budget,
+            version: None,
+            traceparent: self.request.traceparent.clone(),
+        }
+    }
+}
+
+/// Starts an operation of the hub.
+pub(super) fn start_own(hub: &Hub, id: &str, live: &Arc<LiveCall>, caller: Caller, request: &CallRequested) -> Source {
+    let Some(entry) = hub.registry().get(id) else {
+        let error = Definition::not_found(id);
+        return Source::Starting(async move { Err(error) }.boxed());
+    };
+    live.runs_here();
+    let name = live.definition.id().to_owned();
+    let running = run_entry(entry, Ctx::new(hub.clone(), Arc::clone(live), caller), request.input.clone());
+    Source::Starting(
+        async move {
+            let wrap = move |data: Json| ResponseEnvelope::local(&name, now_ms(), data).to_json();
+            Ok(Source::Own(match running.await? {
+                Reply::Value(data) => one(wrap(data)),
+                Reply::Envelope(envelope) => one(envelope),
+                Reply::Stream(items) => items.map(move |item| item.map(&wrap)).boxed(),
+            }))
+        }
+        .boxed(),
+    )
+}
+
+fn run_entry(entry: &Entry<Ctx>, ctx: Ctx, input: Json) -> BoxFuture<'static, Result<Reply, CallError>> {
+    entry.run(ctx, input)
+}
+
+/// A source that answers once.
+pub(super) fn one(envelope: Json) -> BoxStream<'static, Result<Json, CallError>> {
+    futures_util::stream::once(async move { Ok(envelope) }).boxed()
+}
+
+impl Recording {
+    /// Notes that the call waits for a provider.
+    async fn pending(&self, hub: &Hub, live: &LiveCall) {
+        if self.claim_start() {
+            self.write_start(hub, live, CallStatus::Pending).await;
+        }
+    }
+
+    /// Notes that a provider has the call.
+    pub(super) async fn running(&self, hub: &Hub, live: &LiveCall) {
+        if self.claim_start() {
+            self.write_start(hub, live, CallStatus::Running).await;
+        } else if self.is_on() {
+            let update = Box::new(live.update(CallStatus::Running, None));
+            self.write(hub, crate::recorder::Change::Moved(update, None, None)).await;
+        }
+    }
+
+    async fn write_start(&self, hub: &Hub, live: &LiveCall, status: CallStatus) {
+        let row = Box::new(live.row(hub.id(), status));
+        let event = live.event(CallEventKind::Requested, None, None);
+        self.write(hub, crate::recorder::Change::Started(row, event)).await;
+    }
+
+    async fn write(&self, hub: &Hub, change: crate::recorder::Change) {
+        if hub.recorder().write(change).await.is_err() {
+            tracing::warn!("a call's record was not written: the hub is closing");
+        }
+    }
+}

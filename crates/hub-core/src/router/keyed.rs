@@ -1,0 +1,152 @@
+//! Idempotency: `(principal, operation, key)` names one execution for 24 hours (protocol §4).
+
+use std::sync::Arc;
+
+use hub_protocol::{CallError, ErrorCode, Json, OperationType, ResponseEnvelope};
+use hub_storage::{IdempotencyRow, KeyedOutcome, Stamp};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::Run;
+use crate::CoreError;
+
+/// How long a key names its execution, in milliseconds.
+const KEEP_MS: u64 = 24 * 3600 * 1000;
+
+/// Longest key, in bytes.
+const MAX_KEY: usize = 255;
+
+/// How often a running execution is looked for again when it ended without an outcome.
+const TRIES: usize = 3;
+
+/// What a key leads to.
+pub(super) enum Begun {
+    /// This call is the execution (or has no key).
+    Run(Box<Run>),
+    /// The execution has ended like this.
+    Known(Box<Run>, Outcome),
+}
+
+/// A stored result: one of the two.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Outcome {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) response: Option<Json>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) error: Option<CallError>,
+}
+
+impl Run {
+    /// Claims the key, attaches to the call that holds it, or finds its stored result.
+    pub(super) async fn begin_keyed(mut self) -> Result<Begun, Box<(Self, CallError)>> {
+        let Some(key) = self.request().idempotency_key.clone() else {
+            return Ok(Begun::Run(Box::new(self)));
+        };
+        match self.claim(key).await {
+            Ok(None) => Ok(Begun::Run(Box::new(self))),
+            Ok(Some(outcome)) => Ok(Begun::Known(Box::new(self), outcome)),
+            Err(error) => Err(Box::new((self, error))),
+        }
+    }
+
+    async fn claim(&mut self, key: String) -> Result<Option<Outcome>, CallError> {
+        if key.is_empty() || key.len() > MAX_KEY {
+            return Err(CallError::new(ErrorCode::ValidationError, format!("an idempotency key has 1 to {MAX_KEY} bytes")));
+        }
+        if self.kind() == OperationType::Subscription {
+            return Err(CallError::new(ErrorCode::ValidationError, "a subscription takes no idempotency key"));
+        }
+        let input_hash = hash_of(&self.request().input);
+        for _ in 0..TRIES {
+            let now = Stamp::now();
+            let row = IdempotencyRow {
+                principal: self.live().caller.id.clone(),
+                operation_id: self.live().definition.id().to_owned(),
+                key: key.clone(),
+                call_id: self.call_id(),
+                input_hash: input_hash.clone(),
+                outcome: None,
+                created_at: now,
+                expires_at: now.plus_millis(KEEP_MS),
+            };
+            let store = self.hub().store().clone();
+            let begun = store.idempotency().begin(row, now).await.map_err(CoreError::from)?;
+            let hub_storage::Begun::Existing(found) = begun else {
+                self.hold_key(key);
+                return Ok(None);
+            };
+            if found.input_hash != input_hash {
+                return Err(CallError::new(ErrorCode::Conflict, "this idempotency key was used with another input")
+                    .with_details(&serde_json::json!({ "callId": found.call_id })));
+            }
+            if let Some(outcome) = found.outcome {
+                return outcome.parse().map(Some).map_err(|_| unreadable());
+            }
+            match self.hub().calls().get(found.call_id) {
+                // Its end is followed by its outcome in the store, or by the key being free again.
+                Some(running) => self.wait_for(&running).await?,
+                None => {
+                    let id = (&found.principal, &found.operation_id, &found.key);
+                    store.idempotency().release(id.0, id.1, id.2).await.map_err(CoreError::from)?;
+                }
+            }
+        }
+        Err(CallError::new(ErrorCode::Conflict, "the call with this idempotency key has not settled").with_retryable(true))
+    }
+
+    async fn wait_for(&mut self, running: &Arc<crate::live::LiveCall>) -> Result<(), CallError> {
+        let deadline = self.live().deadline.map_or(std::time::Duration::MAX, hub_operations::until);
+        tokio::select! {
+            _ = running.finished() => Ok(()),
+            () = self.live().stop.fired() => Err(CallError::new(ErrorCode::Aborted, "the call was aborted")),
+            () = self.leash().abort.fired() => Err(CallError::new(ErrorCode::Aborted, "the call was aborted")),
+            () = tokio::time::sleep(deadline.min(std::time::Duration::from_secs(86_400))) => {
+                Err(CallError::new(ErrorCode::Timeout, "the call with this idempotency key is still running"))
+            }
+        }
+    }
+
+    /// What is stored under the key once the call has ended; `None` frees the key, so that a retry runs again.
+    pub(super) fn keyed_outcome(&self, key: &str, result: &Result<Json, CallError>) -> Option<KeyedOutcome> {
+        let outcome = match result {
+            Ok(envelope) => Outcome { response: Some(self.redacted_envelope(envelope)), error: None },
+            // Nothing is known of the effect, or nothing happened: the retry decides.
+            Err(error) if error.retryable || error.is(ErrorCode::Aborted) || error.is(ErrorCode::SpokeDisconnected) => {
+                return None;
+            }
+            Err(error) => Outcome { response: None, error: Some(crate::redact::error(error)) },
+        };
+        Some(KeyedOutcome {
+            principal: self.live().caller.id.clone(),
+            operation_id: self.live().definition.id().to_owned(),
+            key: key.to_owned(),
+            outcome: Json::from_serialize(&outcome).unwrap_or_default(),
+        })
+    }
+
+    /// Secrets of a first answer are not given again: they were never stored.
+    fn redacted_envelope(&self, envelope: &Json) -> Json {
+        let Ok(data) = ResponseEnvelope::data_of(envelope) else { return Json::null() };
+        let redacted = self.live().definition.output().redact(&data);
+        let text = if redacted == data {
+            envelope.clone()
+        } else {
+            match envelope.parse::<ResponseEnvelope>() {
+                Ok(parsed) => ResponseEnvelope { data: redacted, meta: parsed.meta }.to_json(),
+                Err(_) => Json::null(),
+            }
+        };
+        crate::redact::keys_in_json(&text)
+    }
+}
+
+fn unreadable() -> CallError {
+    CallError::new(ErrorCode::ExecutionError, "the stored result is not readable")
+}
+
+/// The same value in another spelling (spaces, member order) has the same hash.
+fn hash_of(input: &Json) -> Vec<u8> {
+    let canonical = input.parse::<Value>().map_or_else(|_| input.as_str().to_owned(), |v| v.to_string());
+    Sha256::digest(canonical.as_bytes()).to_vec()
+}

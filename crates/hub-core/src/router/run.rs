@@ -1,0 +1,581 @@
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt, StreamExt};
+use hub_operations::{Definition, End, Pending, until};
+use hub_protocol::ops::calls::{AbortMode, AbortOutcome, CallEventKind, Receipt};
+use hub_protocol::{
+    CallError, CallId, CallRequested, ErrorCode, Json, OnDisconnect, OperationType, ResponseEnvelope,
+};
+use tokio::time::{Instant, Sleep};
+
+use super::dispatch::{Source, ToSpoke, one, start_own};
+use super::keyed::Outcome;
+use super::record::Ended;
+use super::{Caller, Leash};
+use crate::abort::{self, Abort};
+use crate::directory::Found;
+use crate::hub::Hub;
+use crate::live::LiveCall;
+use crate::recorder::Change;
+use crate::redact::{self, Kept};
+
+/// Items of one stream that are recorded; later ones are only counted.
+const RECORDED_ITEMS: u64 = 1_000;
+
+/// Times a call is given to a provider at most: once more when the first is lost before it began.
+const MAX_ATTEMPTS: i32 = 2;
+
+/// What the call runs.
+pub(super) enum Target {
+    /// An operation of the hub.
+    Own(OwnTarget),
+    /// An operation of spokes.
+    Spoke(Arc<Found>),
+}
+
+/// An operation of the hub, by its key in the registry.
+pub(super) struct OwnTarget {
+    id: Arc<str>,
+    definition: Arc<Definition>,
+}
+
+impl Target {
+    pub(super) fn own(id: &str, definition: &Arc<Definition>) -> Self {
+        Self::Own(OwnTarget { id: id.into(), definition: Arc::clone(definition) })
+    }
+
+    pub(super) fn definition(&self) -> &Arc<Definition> {
+        match self {
+            Self::Own(own) => &own.definition,
+            Self::Spoke(found) => &found.definition,
+        }
+    }
+}
+
+/// Conditions that the caller set.
+pub(super) struct Terms {
+    pub(super) leash: Leash,
+    pub(super) on_disconnect: OnDisconnect,
+    pub(super) idle_ms: Option<u64>,
+}
+
+/// Whether and how far the call is in the record.
+pub(super) struct Recording {
+    on: bool,
+    started: AtomicBool,
+}
+
+impl Recording {
+    pub(super) fn is_on(&self) -> bool {
+        self.on
+    }
+
+    /// Whether the start is still to be written, by whoever asks first.
+    pub(super) fn claim_start(&self) -> bool {
+        self.on && !self.started.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// One call on its way: everything that can end it meets here.
+///
+/// Dropping it before its end gives the call up by its `onDisconnect` rule.
+pub(crate) struct Run {
+    hub: Hub,
+    live: Arc<LiveCall>,
+    caller: Caller,
+    request: Arc<CallRequested>,
+    target: Target,
+    terms: Terms,
+    source: Source,
+    recording: Arc<Recording>,
+    /// The idempotency key that this call holds.
+    key: Option<String>,
+    deadline: Timer,
+    idle: Timer,
+    items: u64,
+    last: Kept,
+    /// Whether the caller no longer listens.
+    orphaned: bool,
+    finished: bool,
+}
+
+/// A timer that may not be set. One per call, re-armed in place.
+type Timer = Option<Pin<Box<Sleep>>>;
+
+/// What can happen next.
+enum Step {
+    Stopped,
+    Skipped,
+    CallerAborts,
+    CallerGone,
+    Deadline,
+    Idle,
+    Started(Result<Source, CallError>),
+    Item(Json),
+    End(End),
+}
+
+impl Run {
+    pub(super) fn new(
+        hub: Hub,
+        live: Arc<LiveCall>,
+        caller: Caller,
+        request: CallRequested,
+        target: Target,
+        terms: Terms,
+    ) -> Self {
+        let own = matches!(target, Target::Own(_));
+        let recording = Recording { on: live.is_recorded(own), started: AtomicBool::new(false) };
+        let deadline = live.deadline.map(|at| Box::pin(tokio::time::sleep(until(at))));
+        let idle = terms.idle_ms.map(|ms| Box::pin(tokio::time::sleep(Duration::from_millis(ms))));
+        Self {
+            hub,
+            live,
+            caller,
+            request: Arc::new(request),
+            target,
+            terms,
+            source: Source::New,
+            recording: Arc::new(recording),
+            key: None,
+            deadline,
+            idle,
+            items: 0,
+            last: Kept::default(),
+            orphaned: false,
+            finished: false,
+        }
+    }
+
+    pub(super) fn call_id(&self) -> CallId {
+        self.live.id
+    }
+
+    pub(super) fn kind(&self) -> OperationType {
+        self.live.definition.spec().kind
+    }
+
+    pub(super) fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    pub(super) fn live(&self) -> &Arc<LiveCall> {
+        &self.live
+    }
+
+    pub(super) fn request(&self) -> &CallRequested {
+        &self.request
+    }
+
+    pub(super) fn leash(&self) -> &Leash {
+        &self.terms.leash
+    }
+
+    pub(super) fn hold_key(&mut self, key: String) {
+        self.key = Some(key);
+    }
+
+    pub(super) fn check_budget(&self) -> Result<(), CallError> {
+        match self.live.budget {
+            Some(left) if left <= 0 => {
+                Err(CallError::new(ErrorCode::BudgetExceeded, "the call tree has no money left")
+                    .with_details(&serde_json::json!({ "budget": left })))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the call before it began.
+    pub(super) async fn refuse(mut self, error: CallError) -> CallError {
+        self.finish(Err(error.clone()), AbortOutcome::AlreadyFinished).await;
+        error
+    }
+
+    /// Ends the call with the result of the one that has its key.
+    pub(super) fn answered(mut self, outcome: Outcome) -> Self {
+        self.source = match (outcome.response, outcome.error) {
+            (Some(envelope), _) => Source::Own(one(envelope)),
+            (None, Some(error)) => Source::Own(stream::once(async move { Err(error) }).boxed()),
+            (None, None) => Source::Ended,
+        };
+        self
+    }
+
+    /// Chooses a handler, so that a subscription that can't begin fails at once and not as a stream.
+    ///
+    /// # Errors
+    /// As the router and the handler give them.
+    pub(super) async fn begin(&mut self) -> Result<(), CallError> {
+        self.start();
+        while let Source::Starting(_) = self.source {
+            let step = self.step().await;
+            if let Some(ended) = self.take_step(step).await {
+                return ended.map(|_| ());
+            }
+        }
+        Ok(())
+    }
+
+    /// The next response envelope. After an error or `None` the call has ended and is recorded.
+    pub(super) async fn next(&mut self) -> Option<Result<Json, CallError>> {
+        self.start();
+        while !self.finished {
+            let step = self.step().await;
+            if let Some(answer) = self.take_step(step).await {
+                return Some(answer);
+            }
+        }
+        None
+    }
+
+    /// The responses of a subscription.
+    pub(super) fn into_stream(self) -> BoxStream<'static, Result<Json, CallError>> {
+        stream::unfold(self, |mut run| async move { run.next().await.map(|item| (item, run)) }).boxed()
+    }
+
+    fn start(&mut self) {
+        if !matches!(self.source, Source::New) {
+            return;
+        }
+        self.source = match (&self.live.rerun, &self.target) {
+            (Some(rerun), _) if self.live.parent.is_some() && rerun.covers(&self.live) => {
+                let recorded = rerun.answer(&self.live);
+                Source::Starting(async move { recorded.map(|envelope| Source::Own(one(envelope))) }.boxed())
+            }
+            (_, Target::Own(own)) => start_own(&self.hub, &own.id, &self.live, self.caller.clone(), &self.request),
+            (_, Target::Spoke(found)) => self.to_spoke(found).start(None),
+        };
+    }
+
+    fn to_spoke(&self, found: &Arc<Found>) -> ToSpoke {
+        ToSpoke {
+            hub: self.hub.clone(),
+            live: Arc::clone(&self.live),
+            found: Arc::clone(found),
+            request: Arc::clone(&self.request),
+            recording: Arc::clone(&self.recording),
+        }
+    }
+
+    /// Waits for whatever comes first.
+    async fn step(&mut self) -> Step {
+        let leash = &self.terms.leash;
+        let on_gone = self.terms.on_disconnect == OnDisconnect::Abort;
+        tokio::select! {
+            biased;
+            () = self.live.stop.fired() => Step::Stopped,
+            () = self.live.skip.cancelled(), if !self.orphaned => Step::Skipped,
+            () = leash.abort.fired(), if !self.orphaned => Step::CallerAborts,
+            () = leash.gone.cancelled(), if on_gone && !self.orphaned => Step::CallerGone,
+            () = expired(&mut self.deadline) => Step::Deadline,
+            () = expired(&mut self.idle) => Step::Idle,
+            step = response(&mut self.source) => step,
+        }
+    }
+
+    /// Acts on what came; `Some` is what the caller gets.
+    async fn take_step(&mut self, step: Step) -> Option<Result<Json, CallError>> {
+        match step {
+            Step::Item(envelope) => self.item(envelope).await,
+            Step::Started(Ok(source)) => {
+                self.source = source;
+                if matches!(self.target, Target::Own(_)) {
+                    self.recording.running(&self.hub, &self.live).await;
+                }
+                None
+            }
+            Step::Started(Err(error)) | Step::End(End::Failed(error)) => Some(Err(self.fail(error).await)),
+            Step::End(End::Completed) => self.completed().await,
+            Step::End(End::Aborted { reason, receipts }) => {
+                // The callee gave up by itself.
+                Some(Err(self.fail(Pending::error_of(End::Aborted { reason, receipts })).await))
+            }
+            Step::End(End::Lost) => self.lost().await,
+            Step::Stopped => Some(Err(self.stopped().await)),
+            Step::Skipped => Some(Err(self.skip(aborted(Some("answered early"))))),
+            Step::CallerAborts => {
+                let abort = &self.terms.leash.abort;
+                let plan = Abort { mode: abort.mode(), reason: abort.reason(), grace: abort::GRACE };
+                let (receipts, error) = self.abort_all(plan, None).await;
+                self.terms.leash.abort.set_receipts(receipts);
+                Some(Err(error))
+            }
+            Step::CallerGone => Some(Err(self.abort_all(Abort::now("the caller's connection was lost"), None).await.1)),
+            Step::Deadline => {
+                let error = CallError::new(ErrorCode::Timeout, "the deadline has passed")
+                    .with_details(&serde_json::json!({ "deadline": self.live.deadline }));
+                Some(Err(self.abort_all(Abort::now("the deadline has passed"), Some(error)).await.1))
+            }
+            Step::Idle => {
+                let error = CallError::new(ErrorCode::Timeout, "no response within the idle timeout")
+                    .with_details(&serde_json::json!({ "idleTimeout": self.terms.idle_ms }));
+                Some(Err(self.abort_all(Abort::now("idle timeout"), Some(error)).await.1))
+            }
+        }
+    }
+
+    async fn item(&mut self, envelope: Json) -> Option<Result<Json, CallError>> {
+        let Ok(data) = ResponseEnvelope::data_of(&envelope) else {
+            let error = CallError::new(ErrorCode::ExecutionError, "the response is not a response envelope");
+            return Some(Err(self.abort_all(Abort::now("malformed response"), Some(error)).await.1));
+        };
+        self.items += 1;
+        self.check_output(&data);
+        if self.kind() != OperationType::Subscription {
+            let kept = redact::output(&self.live.definition, &data);
+            self.finish(Ok((envelope.clone(), kept)), AbortOutcome::AlreadyFinished).await;
+            return Some(Ok(envelope));
+        }
+        if let (Some(idle), Some(ms)) = (self.idle.as_mut(), self.terms.idle_ms) {
+            idle.as_mut().reset(Instant::now() + Duration::from_millis(ms));
+        }
+        if let Target::Spoke(_) = self.target {
+            let number = self.live.held.push(&envelope);
+            self.record_item(number, &data).await;
+        }
+        Some(Ok(envelope))
+    }
+
+    async fn record_item(&mut self, number: u64, data: &Json) {
+        if !self.recording.is_on() || number > RECORDED_ITEMS {
+            return;
+        }
+        self.last = redact::output(&self.live.definition, data);
+        let event = self.live.event(CallEventKind::Responded, Some((number, self.last.text.clone())), None);
+        if self.hub.recorder().write(Change::Item(event)).await.is_err() {
+            tracing::warn!("a stream's item was not recorded: the hub is closing");
+        }
+    }
+
+    /// A callee that breaks its own promise is told of in the log; its caller still gets the answer.
+    fn check_output(&self, data: &Json) {
+        let definition = &self.live.definition;
+        if data.size() > redact::KEEP || definition.output().is_trivial() {
+            return;
+        }
+        if let Err(violations) = definition.output().check(data) {
+            metrics::counter!("hub_output_violations_total").increment(1);
+            let path = violations.first().map(|v| v.path.clone()).unwrap_or_default();
+            tracing::warn!(operation.id = definition.id(), call.id = %self.live.id, violation.path = %path,
+                "an output does not fit its schema");
+        }
+    }
+
+    async fn completed(&mut self) -> Option<Result<Json, CallError>> {
+        if self.kind() != OperationType::Subscription {
+            let error = CallError::new(ErrorCode::ExecutionError, "the call was completed without a response");
+            return Some(Err(self.fail(error).await));
+        }
+        let last = std::mem::take(&mut self.last);
+        self.finish(Ok((Json::null(), last)), AbortOutcome::AlreadyFinished).await;
+        None
+    }
+
+    async fn fail(&mut self, error: CallError) -> CallError {
+        let outcome =
+            if error.is(ErrorCode::Aborted) { AbortOutcome::Stopped } else { AbortOutcome::AlreadyFinished };
+        self.finish(Err(error.clone()), outcome).await;
+        error
+    }
+
+    /// The provider's connection went away: another one may take the call over if nothing can have happened twice.
+    async fn lost(&mut self) -> Option<Result<Json, CallError>> {
+        let Target::Spoke(found) = &self.target else { return None };
+        let safe = self.kind() == OperationType::Query || self.key.is_some();
+        let begun = self.items > 0;
+        if let (Source::Spoke(_, lease), true) = (&self.source, found.pooled && safe && !begun) {
+            if self.live.attempts() < MAX_ATTEMPTS {
+                let lost = Arc::clone(&lease.provider.spoke);
+                self.source = self.to_spoke(found).start(Some(lost));
+                return None;
+            }
+        }
+        let error = CallError::new(ErrorCode::SpokeDisconnected, "the spoke's connection was lost during the call")
+            .with_retryable(safe && !begun)
+            .with_details(&serde_json::json!({ "spoke": self.live.spoke().as_deref() }));
+        self.finish(Err(error.clone()), AbortOutcome::Stopped).await;
+        Some(Err(error))
+    }
+
+    /// Aborts this call and all below it; the caller gets `error`, or that the call was aborted.
+    async fn abort_all(&mut self, plan: Abort, error: Option<CallError>) -> (Vec<Receipt>, CallError) {
+        let (hub, id) = (self.hub.clone(), self.live.id);
+        let error = error.unwrap_or_else(|| aborted(plan.reason.as_deref()));
+        if plan.mode == AbortMode::Skip {
+            let receipts = abort::tree(hub.calls(), id, plan).await;
+            return (receipts, self.skip(error));
+        }
+        let mode = plan.mode;
+        let (receipts, ()) = tokio::join!(abort::tree(hub.calls(), id, plan), self.wind_up(mode, &error));
+        (receipts, error)
+    }
+
+    /// Somebody else aborts this call: an ancestor's end, or `calls.abort`.
+    async fn stopped(&mut self) -> CallError {
+        let error = aborted(self.live.stop.reason().as_deref());
+        self.wind_up(self.live.stop.mode(), &error).await;
+        error
+    }
+
+    /// Answers the caller and lets the call run on without it.
+    fn skip(&mut self, error: CallError) -> CallError {
+        let mut rest = self.take();
+        rest.orphaned = true;
+        self.hub.tasks().spawn("skipped call", async move { rest.drain().await });
+        error
+    }
+
+    /// Gives the callee up; with `kill` waits for its confirmation.
+    async fn wind_up(&mut self, mode: AbortMode, error: &CallError) {
+        let outcome = match std::mem::replace(&mut self.source, Source::Ended) {
+            Source::Spoke(mut pending, _lease) => {
+                // The frame went out with the abort of the tree.
+                pending.told();
+                let wait = if mode == AbortMode::Kill { self.live.grace() } else { Duration::ZERO };
+                match tokio::time::timeout(wait, pending.end()).await {
+                    Ok(End::Aborted { .. } | End::Lost) => AbortOutcome::Stopped,
+                    Ok(End::Failed(e)) if e.is(ErrorCode::Aborted) => AbortOutcome::Stopped,
+                    Ok(End::Completed | End::Failed(_)) => AbortOutcome::AlreadyFinished,
+                    Err(_) => AbortOutcome::NoAnswer,
+                }
+            }
+            // Dropping a handler of the hub stops it where it waits.
+            Source::Own(_) | Source::Starting(_) | Source::New | Source::Ended => AbortOutcome::Stopped,
+        };
+        self.finish(Err(error.clone()), outcome).await;
+    }
+
+    /// Ends the call once: out of the tree, into the record.
+    async fn finish(&mut self, result: Result<(Json, Kept), CallError>, outcome: AbortOutcome) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        self.source = Source::Ended;
+        let keyed = self.key.take();
+        let for_key = result.as_ref().map(|(envelope, _)| envelope.clone()).map_err(Clone::clone);
+        let kept = result.map(|(_, kept)| kept);
+        let stored = keyed.as_deref().map(|key| (key.to_owned(), self.keyed_outcome(key, &for_key)));
+        let ended = Ended::of(&kept, self.items);
+        metrics::counter!("hub_calls_total", "status" => ended.status.as_str()).increment(1);
+        self.write_end(ended, stored).await;
+        self.hub.calls().remove(self.live.id);
+        self.live.ended(outcome);
+    }
+
+    async fn write_end(&mut self, ended: Ended, stored: Option<(String, Option<hub_storage::KeyedOutcome>)>) {
+        if let Some((key, None)) = &stored {
+            let (principal, operation) = (&self.live.caller.id, self.live.definition.id());
+            if let Err(error) = self.hub.store().idempotency().release(principal, operation, key).await {
+                tracing::warn!(%error, "an idempotency key was not released");
+            }
+        }
+        if !self.recording.is_on() {
+            return;
+        }
+        let live = &self.live;
+        if self.recording.claim_start() {
+            // It ended before any handler had it.
+            let row = Box::new(live.row(self.hub.id(), hub_protocol::ops::calls::CallStatus::Pending));
+            let start = Change::Started(row, live.event(CallEventKind::Requested, None, None));
+            if self.hub.recorder().write(start).await.is_err() {
+                return;
+            }
+        }
+        let event = live.event(ended.event_kind(), None, ended.error.as_ref());
+        let update = Box::new(live.update(ended.status, Some(&ended)));
+        let keyed = stored.is_some();
+        let change = Change::Moved(update, Some(event), stored.and_then(|(_, outcome)| outcome).map(Box::new));
+        // What acknowledges an effect is stored before it is said.
+        let acknowledges = keyed || self.kind() == OperationType::Mutation;
+        let written = if acknowledges {
+            self.hub.recorder().committed(change).await
+        } else {
+            self.hub.recorder().write(change).await
+        };
+        if written.is_err() {
+            tracing::warn!(call.id = %live.id, "the end of a call was not recorded: the hub is closing");
+        }
+    }
+
+    /// Runs to the end without a reader.
+    async fn drain(&mut self) {
+        while self.next().await.is_some() {}
+    }
+
+    /// Moves the call out of `self`, which then has nothing left to end.
+    fn take(&mut self) -> Self {
+        let target = match &self.target {
+            Target::Own(own) => Target::own(&own.id, &own.definition),
+            Target::Spoke(found) => Target::Spoke(Arc::clone(found)),
+        };
+        let leash = self.terms.leash.clone();
+        Self {
+            hub: self.hub.clone(),
+            live: Arc::clone(&self.live),
+            caller: self.caller.clone(),
+            request: Arc::clone(&self.request),
+            target,
+            terms: Terms { leash, on_disconnect: self.terms.on_disconnect, idle_ms: self.terms.idle_ms },
+            source: std::mem::replace(&mut self.source, Source::Ended),
+            recording: Arc::clone(&self.recording),
+            key: self.key.take(),
+            deadline: self.deadline.take(),
+            idle: self.idle.take(),
+            items: self.items,
+            last: std::mem::take(&mut self.last),
+            orphaned: self.orphaned,
+            finished: std::mem::replace(&mut self.finished, true),
+        }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        let mut rest = self.take();
+        rest.orphaned = true;
+        let hub = self.hub.clone();
+        self.hub.tasks().spawn("orphaned call", async move {
+            if rest.terms.on_disconnect == OnDisconnect::Abort || rest.leash().abort.is_fired() {
+                rest.abort_all(Abort::now("nobody listens any more"), None).await;
+            } else {
+                hub.keep_detached(&rest.live, rest.terms.on_disconnect);
+                rest.drain().await;
+            }
+        });
+    }
+}
+
+async fn expired(timer: &mut Timer) {
+    match timer {
+        Some(timer) => timer.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn response(source: &mut Source) -> Step {
+    match source {
+        Source::New | Source::Ended => Step::End(End::Completed),
+        Source::Starting(starting) => Step::Started(starting.as_mut().await),
+        Source::Spoke(pending, _) => match pending.next().await {
+            Ok(item) => Step::Item(item),
+            Err(end) => Step::End(end),
+        },
+        Source::Own(items) => match items.next().await {
+            Some(Ok(item)) => Step::Item(item),
+            Some(Err(error)) => Step::End(End::Failed(error)),
+            None => Step::End(End::Completed),
+        },
+    }
+}
+
+fn aborted(reason: Option<&str>) -> CallError {
+    let message = reason.map_or_else(|| "the call was aborted".to_owned(), |r| format!("the call was aborted: {r}"));
+    CallError::new(ErrorCode::Aborted, message)
+}

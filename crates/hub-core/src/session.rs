@@ -1,0 +1,259 @@
+//! One connection of a peer, without its socket.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
+use hub_operations::{Answer, Close, Incoming, Outbox, Peer, PeerConfig, Responder, now_ms};
+use hub_protocol::{
+    CallError, CallId, CallRequested, ConnectionId, Envelope, ErrorCode, Event, Fault, Identity, Json, close,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::directory::SpokeConnection;
+use crate::hub::Hub;
+use crate::key::Principal;
+use crate::log::LogItem;
+use crate::router::{Caller, Leash};
+use crate::topics;
+
+/// Topics that one connection may follow by `__subscribe`.
+const MAX_TOPICS: usize = 256;
+
+/// Scope of peers whose claim of who calls is believed.
+const IMPERSONATE: &str = "hub:impersonate";
+
+/// A connected peer. The owner of the socket feeds it messages and writes what its outbox yields.
+pub struct Session {
+    id: ConnectionId,
+    principal: Principal,
+    hub: Hub,
+    peer: OnceLock<Peer>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    spoke: Option<Arc<SpokeConnection>>,
+    topics: HashMap<String, DropGuard>,
+    ended: bool,
+}
+
+impl Session {
+    /// Opens a session over an outbox that the caller writes from.
+    #[must_use]
+    pub(crate) fn open(hub: &Hub, principal: Principal, outbox: Outbox, config: PeerConfig) -> Arc<Self> {
+        let session = Arc::new(Self {
+            id: ConnectionId::new(),
+            principal,
+            hub: hub.clone(),
+            peer: OnceLock::new(),
+            state: Mutex::default(),
+        });
+        let responder = Arc::new(ForSession(Arc::downgrade(&session)));
+        let peer = Peer::new(config, outbox, responder, hub.tasks().serving.clone());
+        session.peer.get_or_init(|| peer);
+        session
+    }
+
+    /// This connection.
+    #[must_use]
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// Who is connected.
+    #[must_use]
+    pub fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    /// Takes one message. Never waits.
+    ///
+    /// # Errors
+    /// A [`Fault`] when it can't be read; the session goes on.
+    pub fn receive(&self, frame: &Bytes) -> Result<(), Fault> {
+        self.peer().map_or(Ok(()), |peer| peer.receive(frame))
+    }
+
+    /// Sends an event that belongs to no call.
+    pub fn push(&self, event: &Event) {
+        if let Some(peer) = self.peer() {
+            peer.push(event);
+        }
+    }
+
+    /// Whether the key has run out since the connection was made.
+    #[must_use]
+    pub fn is_expired(&self) -> bool {
+        self.principal.key.as_ref().is_some_and(|k| k.is_expired(now_ms()))
+    }
+
+    /// Asks for the connection to be closed.
+    pub fn close(&self, code: u16, reason: impl Into<String>, flush: bool) {
+        if let Some(peer) = self.peer() {
+            peer.outbox().close(Close { code, reason: reason.into(), flush });
+        }
+    }
+
+    /// Whether nothing runs for the peer or on it.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.peer().is_none_or(|p| p.serving() == 0) && self.spoke().is_none_or(|s| s.in_flight() == 0)
+    }
+
+    /// The connection is lost: what it waited for and what ran on it ends.
+    pub async fn end(&self) {
+        let spoke = {
+            let mut state = self.lock();
+            state.ended = true;
+            state.topics.clear();
+            state.spoke.take()
+        };
+        if let Some(peer) = self.peer() {
+            peer.close();
+        }
+        self.hub.sessions().remove(self.id);
+        if let Some(spoke) = spoke {
+            self.hub.spoke_lost(&spoke).await;
+        }
+    }
+
+    pub(crate) fn peer(&self) -> Option<&Peer> {
+        self.peer.get()
+    }
+
+    /// The spoke that this connection has registered.
+    pub(crate) fn spoke(&self) -> Option<Arc<SpokeConnection>> {
+        self.lock().spoke.clone()
+    }
+
+    /// Notes the registration; false when the connection is lost already.
+    pub(crate) fn set_spoke(&self, spoke: Arc<SpokeConnection>) -> bool {
+        let mut state = self.lock();
+        if state.ended {
+            return false;
+        }
+        state.spoke = Some(spoke);
+        true
+    }
+
+    /// Who makes this request: the peer, on behalf of the call it names if that runs here.
+    fn caller_of(self: &Arc<Self>, request: &CallRequested) -> Result<Caller, CallError> {
+        let mut caller = Caller::new(&self.principal);
+        caller.session = Some(Arc::clone(self));
+        if let Some(claimed) = &request.identity {
+            if self.principal.identity.has_scope(IMPERSONATE) {
+                caller.identity = Arc::new(self.impersonated(claimed));
+            }
+        }
+        if let Some(parent) = &request.parent_request_id {
+            let parent = parent.parse::<CallId>().ok().and_then(|id| self.hub.calls().get(id));
+            let parent = parent.filter(|live| live.runs_on(self.id)).ok_or_else(|| {
+                CallError::new(ErrorCode::AccessDenied, "parentRequestId names no call that runs on this connection")
+            })?;
+            caller.parent = Some(parent);
+        }
+        Ok(caller)
+    }
+
+    /// A claimed identity never gets more than the key has itself.
+    fn impersonated(&self, claimed: &Identity) -> Identity {
+        let own = &self.principal.identity;
+        let scopes = claimed.scopes.iter().filter(|s| own.has_scope(s)).cloned().collect();
+        let resources = if own.has_scope("*") { claimed.resources.clone() } else { own.resources.clone() };
+        Identity { id: claimed.id.clone(), scopes, resources, chain: Vec::new() }
+    }
+
+    fn subscribe(self: &Arc<Self>, topic: String) -> Result<(), CallError> {
+        // A TypeScript peer asks for the call events that every connection gets anyway, its own only.
+        if topic.starts_with("call.") && topic.ends_with(':') {
+            return Ok(());
+        }
+        if !topics::may_read(&self.principal.identity, &topic) {
+            return Err(CallError::new(ErrorCode::AccessDenied, "you may not read this topic"));
+        }
+        let mut state = self.lock();
+        if state.ended || state.topics.contains_key(&topic) {
+            return Ok(());
+        }
+        if state.topics.len() >= MAX_TOPICS || topic.len() > 200 {
+            return Err(CallError::new(ErrorCode::Overloaded, format!("a connection follows at most {MAX_TOPICS} topics")));
+        }
+        let stop = CancellationToken::new();
+        state.topics.insert(topic.clone(), stop.clone().drop_guard());
+        drop(state);
+        let session = Arc::downgrade(self);
+        let hub = self.hub.clone();
+        self.hub.tasks().spawn("topic", async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = forward(hub, session, topic) => {}
+            }
+        });
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends the events of one topic as they come: live hints, without a promise.
+async fn forward(hub: Hub, session: Weak<Session>, topic: String) {
+    let Ok(items) = hub.log().read(None, None).await else { return };
+    let mut items = std::pin::pin!(items);
+    while let Some(Ok(item)) = items.next().await {
+        let LogItem::Event(row) = item else { continue };
+        if row.topic != topic {
+            continue;
+        }
+        let Some(session) = session.upgrade() else { return };
+        let (kind, id) = topic.split_once(':').unwrap_or((&topic, ""));
+        let payload = serde_json::json!({ "seq": row.seq, "type": row.kind, "at": row.at.millis(), "payload": row.payload });
+        session.push(&Event::Topic(Envelope { kind: kind.to_owned(), id: id.to_owned(), payload: Json::from(payload) }));
+    }
+}
+
+/// The session as the peer engine sees it; weak, since the session owns the peer.
+struct ForSession(Weak<Session>);
+
+impl Responder for ForSession {
+    fn call(&self, incoming: Incoming) -> BoxFuture<'static, Result<Answer, CallError>> {
+        let Some(session) = self.0.upgrade() else {
+            return async { Err(CallError::new(ErrorCode::Aborted, "the connection is closed")) }.boxed();
+        };
+        async move {
+            if session.is_expired() {
+                session.close(close::KEY_REVOKED, "key expired", false);
+                return Err(CallError::new(ErrorCode::AccessDenied, "the key has expired"));
+            }
+            if session.hub.is_draining() && session.spoke().is_none() {
+                return Err(CallError::new(ErrorCode::Overloaded, "the hub is draining"));
+            }
+            let caller = session.caller_of(&incoming.request)?;
+            let leash = Leash { abort: incoming.abort, gone: incoming.gone };
+            session.hub.call(caller, incoming.request, leash).await.result
+        }
+        .boxed()
+    }
+
+    fn other(&self, event: Event) {
+        let Some(session) = self.0.upgrade() else { return };
+        match event {
+            Event::Subscribe(topic) => {
+                if let Err(error) = session.subscribe(topic) {
+                    let message = error.message;
+                    session.push(&Event::ProtocolError(Fault { code: hub_protocol::FaultCode::BadPayload, message }));
+                }
+            }
+            Event::Unsubscribe(topic) => {
+                session.lock().topics.remove(&topic);
+            }
+            // Published by a peer on its own: the hub passes nothing on that was not registered.
+            _ => {}
+        }
+    }
+}

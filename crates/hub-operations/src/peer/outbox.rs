@@ -1,0 +1,246 @@
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use hub_protocol::close;
+use tokio::sync::Notify;
+
+/// Why and how the connection should be closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Close {
+    /// WebSocket close code.
+    pub code: u16,
+    /// Close reason, at most 123 bytes.
+    pub reason: String,
+    /// Whether what is queued is written first.
+    pub flush: bool,
+}
+
+/// The connection is closed or its peer does not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the connection takes no more messages")]
+pub struct Stalled;
+
+/// How many times the limit may be waiting for room before the peer counts as a slow consumer.
+const WAITING_FACTOR: usize = 8;
+
+/// Messages to be written, bounded in bytes. Clones share it.
+///
+/// Senders wait while more than `limit` bytes are queued. If so many wait that memory is at stake, the connection is
+/// closed with 1013. A peer that reads nothing at all is found by the writer, whose writes then stall.
+#[derive(Clone)]
+pub struct Outbox {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    limit: usize,
+    state: Mutex<State>,
+    /// Wakes the writer.
+    filled: Notify,
+    /// Wakes senders.
+    room: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Bytes>,
+    /// Queued or being written.
+    bytes: usize,
+    /// Of senders that wait for room.
+    waiting: usize,
+    close: Option<Close>,
+    reader_gone: bool,
+}
+
+/// The writer's end. Dropping it makes every send fail.
+pub struct OutboxReader {
+    shared: Arc<Shared>,
+    taken: usize,
+}
+
+impl Outbox {
+    /// A queue of about `limit` bytes.
+    #[must_use]
+    pub fn new(limit: usize) -> (Self, OutboxReader) {
+        let shared =
+            Arc::new(Shared { limit, state: Mutex::default(), filled: Notify::new(), room: Notify::new() });
+        (Self { shared: Arc::clone(&shared) }, OutboxReader { shared, taken: 0 })
+    }
+
+    /// Queues a message, waiting for room.
+    ///
+    /// # Errors
+    /// When the connection is closed, also while waiting.
+    pub async fn send(&self, frame: Bytes) -> Result<(), Stalled> {
+        if self.try_send(&frame)? {
+            return Ok(());
+        }
+        let waiting = Waiting::new(&self.shared, frame.len());
+        loop {
+            let room = self.shared.room.notified();
+            tokio::pin!(room);
+            // Registered before looking, so that room made in between is not missed.
+            room.as_mut().enable();
+            if self.try_send(&frame)? {
+                drop(waiting);
+                return Ok(());
+            }
+            room.await;
+        }
+    }
+
+    fn try_send(&self, frame: &Bytes) -> Result<bool, Stalled> {
+        let mut state = self.shared.lock();
+        if state.close.is_some() || state.reader_gone {
+            return Err(Stalled);
+        }
+        if state.bytes >= self.shared.limit {
+            return Ok(false);
+        }
+        state.enqueue(frame.clone());
+        drop(state);
+        self.shared.filled.notify_one();
+        Ok(true)
+    }
+
+    /// Queues a small control message without waiting. Too many of them close the connection with 1013.
+    pub fn push(&self, frame: Bytes) {
+        let mut state = self.shared.lock();
+        if state.close.is_some() || state.reader_gone {
+            return;
+        }
+        state.enqueue(frame);
+        if state.bytes > 2 * self.shared.limit {
+            state.close = Some(slow());
+            self.shared.room.notify_waiters();
+        }
+        drop(state);
+        self.shared.filled.notify_one();
+    }
+
+    /// Asks for the connection to be closed. The first request decides.
+    pub fn close(&self, close: Close) {
+        let mut state = self.shared.lock();
+        if state.close.is_none() {
+            state.close = Some(close);
+        }
+        drop(state);
+        self.shared.filled.notify_one();
+        self.shared.room.notify_waiters();
+    }
+
+    /// Waits while the queue is full: the owner then reads no more from this peer.
+    pub async fn room(&self) {
+        loop {
+            let room = self.shared.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            {
+                let state = self.shared.lock();
+                if state.bytes < self.shared.limit || state.close.is_some() || state.reader_gone {
+                    return;
+                }
+            }
+            room.await;
+        }
+    }
+
+    /// Bytes that are queued or being written.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.shared.lock().bytes
+    }
+
+    /// Whether nothing can be sent any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        let state = self.shared.lock();
+        state.close.is_some() || state.reader_gone
+    }
+}
+
+impl OutboxReader {
+    /// Moves up to about `max` queued bytes into `batch`, waiting for the first message. The bytes of the batch
+    /// before count as written now, which makes room for senders. Answers how to close, if that is due.
+    pub async fn next_batch(&mut self, batch: &mut Vec<Bytes>, max: usize) -> Option<Close> {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let filled = shared.filled.notified();
+            if let Some(close) = self.take(batch, max) {
+                return close;
+            }
+            filled.await;
+        }
+    }
+
+    /// `Some(None)`: there is a batch. `Some(Some(_))`: close. `None`: nothing yet.
+    fn take(&mut self, batch: &mut Vec<Bytes>, max: usize) -> Option<Option<Close>> {
+        let mut state = self.shared.lock();
+        let full_before = state.bytes >= self.shared.limit;
+        state.bytes -= std::mem::take(&mut self.taken);
+        if full_before && state.bytes < self.shared.limit {
+            self.shared.room.notify_waiters();
+        }
+        let close = state.close.clone();
+        if close.as_ref().is_some_and(|c| !c.flush || state.queue.is_empty()) {
+            return Some(close);
+        }
+        while self.taken < max {
+            let Some(frame) = state.queue.pop_front() else { break };
+            self.taken += frame.len();
+            batch.push(frame);
+        }
+        (!batch.is_empty()).then_some(None)
+    }
+}
+
+impl Drop for OutboxReader {
+    fn drop(&mut self) {
+        self.shared.lock().reader_gone = true;
+        self.shared.room.notify_waiters();
+    }
+}
+
+impl State {
+    fn enqueue(&mut self, frame: Bytes) {
+        self.bytes += frame.len();
+        self.queue.push_back(frame);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts the bytes of one waiting sender.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    bytes: usize,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(shared: &'a Shared, bytes: usize) -> Self {
+        let mut state = shared.lock();
+        state.waiting += bytes;
+        if state.waiting > WAITING_FACTOR * shared.limit && state.close.is_none() {
+            state.close = Some(slow());
+            shared.room.notify_waiters();
+            shared.filled.notify_one();
+        }
+        drop(state);
+        Self { shared, bytes }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.shared.lock().waiting -= self.bytes;
+    }
+}
+
+fn slow() -> Close {
+    Close { code: close::SLOW_CONSUMER, reason: "slow consumer".to_owned(), flush: false }
+}

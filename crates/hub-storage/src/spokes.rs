@@ -1,0 +1,453 @@
+use diesel::prelude::{AsChangeset, ExpressionMethods, Insertable, Queryable, Selectable};
+use hub_protocol::{ConnectionId, HubId, Json, SpokeId};
+use uuid::Uuid;
+
+use crate::schema::{definitions, registrations, spokes};
+use crate::types::{BindDoc, BindId};
+use crate::{EventRow, NewEvent, Stamp, Store, StoreError};
+
+/// One spoke name and what last connected under it.
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable, AsChangeset)]
+#[diesel(table_name = spokes, treat_none_as_default_value = false, treat_none_as_null = true)]
+pub struct SpokeRow {
+    /// Id of the name, kept across connections.
+    #[diesel(serialize_as = BindId)]
+    pub id: SpokeId,
+    /// Unique name.
+    pub name: String,
+    /// Principal that first registered it.
+    pub owner: String,
+    /// What kind of program it is.
+    pub spoke_type: String,
+    /// The process that connected.
+    #[diesel(serialize_as = BindId)]
+    pub instance_id: Uuid,
+    /// When that process started.
+    pub started_at: Stamp,
+    /// The connection that holds the name.
+    #[diesel(serialize_as = BindId)]
+    pub connection_id: ConnectionId,
+    /// The hub it is connected to.
+    #[diesel(serialize_as = BindId)]
+    pub hub_id: HubId,
+    /// Whether it is connected now.
+    pub connected: bool,
+    /// Whether it takes no new calls.
+    pub draining: bool,
+    /// Version of the program.
+    pub version: Option<String>,
+    /// Project it works for.
+    pub project_id: Option<String>,
+    /// About its machine.
+    #[diesel(serialize_as = BindDoc)]
+    pub host_info: Option<Json>,
+    /// Labels it gave itself.
+    #[diesel(serialize_as = BindDoc)]
+    pub labels: Option<Json>,
+    /// Load, 0 to 1, as it last reported.
+    pub load: Option<f64>,
+    /// Agents that run in it, as it last reported.
+    #[diesel(serialize_as = BindDoc)]
+    pub agents: Option<Json>,
+    /// Who sees its operations.
+    pub exposure: String,
+    /// Who may call them.
+    pub policy: String,
+    /// Most calls it runs at once.
+    pub max_in_flight: Option<i32>,
+    /// When it last connected.
+    pub connected_at: Stamp,
+    /// When that connection ended.
+    pub disconnected_at: Option<Stamp>,
+    /// When it last reported.
+    pub last_heartbeat_at: Option<Stamp>,
+}
+
+/// An operation as a spoke registers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefinitionRow {
+    /// Hub-wide operation id.
+    pub operation_id: String,
+    /// Version of the definition.
+    pub version: String,
+    /// Canonical spec under the hub-wide id; texts are compared byte by byte.
+    pub spec: Json,
+    /// Name of the operation at the spoke.
+    pub local: String,
+}
+
+/// An operation of a spoke.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistrationRow {
+    /// Hub-wide operation id.
+    pub operation_id: String,
+    /// Version of the definition.
+    pub version: String,
+    /// The stored spec.
+    pub spec: Json,
+    /// Name of the operation at the spoke.
+    pub local: String,
+    /// Name of the spoke.
+    pub spoke: String,
+    /// Id of the spoke.
+    pub spoke_id: SpokeId,
+    /// Whether the spoke serves it at present.
+    pub active: bool,
+    /// Who sees it, as the spoke says.
+    pub exposure: String,
+    /// Who may call it, as the spoke says.
+    pub policy: String,
+}
+
+/// Verbs on spokes and the operations they serve.
+#[derive(Debug)]
+pub struct Spokes<'a>(pub(crate) &'a Store);
+
+impl Spokes<'_> {
+    /// Stores a spoke that connected and exactly these as its active operations; a known name keeps its id and owner.
+    ///
+    /// # Errors
+    /// [`StoreError::DefinitionConflict`] when a definition is stored with another spec; nothing is changed then.
+    pub async fn register(
+        &self,
+        spoke: SpokeRow,
+        definitions: Vec<DefinitionRow>,
+        event: NewEvent,
+    ) -> Result<(SpokeRow, EventRow), StoreError> {
+        on_writer!(self.0, register(spoke, definitions, event))
+    }
+
+    /// Adds or activates operations of a spoke; its others stay as they are.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] without the spoke, [`StoreError::DefinitionConflict`] as in [`Spokes::register`].
+    pub async fn update_operations(
+        &self,
+        id: SpokeId,
+        definitions: Vec<DefinitionRow>,
+        event: NewEvent,
+    ) -> Result<EventRow, StoreError> {
+        on_writer!(self.0, update_operations(id, definitions, event))
+    }
+
+    /// Makes the operations with these local names inactive, in every version; unknown names are passed over.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] without the spoke.
+    pub async fn unregister(
+        &self,
+        id: SpokeId,
+        locals: Vec<String>,
+        event: NewEvent,
+    ) -> Result<EventRow, StoreError> {
+        on_writer!(self.0, unregister(id, locals, event))
+    }
+
+    /// Notes that a connection ended; `None`, and no change, when another one holds the spoke by now.
+    ///
+    /// # Errors
+    /// What the database met.
+    pub async fn disconnect(
+        &self,
+        id: SpokeId,
+        connection: ConnectionId,
+        at: Stamp,
+        event: NewEvent,
+    ) -> Result<Option<EventRow>, StoreError> {
+        on_writer!(self.0, disconnect(id, connection, at, event))
+    }
+
+    /// Notes a sign of life; `None` leaves a value as it is.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] without the spoke.
+    pub async fn heartbeat(
+        &self,
+        id: SpokeId,
+        load: Option<f64>,
+        agents: Option<Json>,
+        draining: Option<bool>,
+        at: Stamp,
+    ) -> Result<(), StoreError> {
+        let beat = Beat { load, agents: agents.map(BindDoc::from), draining, last_heartbeat_at: at };
+        on_writer!(self.0, heartbeat(id, beat))
+    }
+
+    /// The spoke of that name.
+    ///
+    /// # Errors
+    /// What the database met.
+    pub async fn by_name(&self, name: &str) -> Result<Option<SpokeRow>, StoreError> {
+        let name = name.to_owned();
+        on_reader!(self.0, by_name(name))
+    }
+
+    /// All spokes by name.
+    ///
+    /// # Errors
+    /// What the database met.
+    pub async fn list(&self) -> Result<Vec<SpokeRow>, StoreError> {
+        on_reader!(self.0, list())
+    }
+
+    /// All registrations by operation, version and spoke, the inactive ones too.
+    ///
+    /// # Errors
+    /// What the database met.
+    pub async fn registrations(&self) -> Result<Vec<RegistrationRow>, StoreError> {
+        on_reader!(self.0, registrations())
+    }
+
+    /// The spec of a definition, also when no spoke serves it any more.
+    ///
+    /// # Errors
+    /// What the database met.
+    pub async fn definition(&self, operation_id: &str, version: &str) -> Result<Option<Json>, StoreError> {
+        let (operation_id, version) = (operation_id.to_owned(), version.to_owned());
+        on_reader!(self.0, definition(operation_id, version))
+    }
+
+    /// Marks the connected spokes of a hub, or of every hub, as disconnected; returns how many that were.
+    ///
+    /// # Errors
+    /// What the database met.
+    pub async fn disconnect_all(&self, hub: Option<HubId>, at: Stamp) -> Result<u64, StoreError> {
+        on_writer!(self.0, disconnect_all(hub, at))
+    }
+}
+
+/// What a heartbeat changes; here `None` is "leave it".
+#[derive(AsChangeset)]
+#[diesel(table_name = spokes)]
+struct Beat {
+    load: Option<f64>,
+    agents: Option<BindDoc>,
+    draining: Option<bool>,
+    last_heartbeat_at: Stamp,
+}
+
+/// A definition that is stored, and how the spoke at hand is registered for it.
+struct Known {
+    id: Uuid,
+    spec: String,
+    /// Local name and whether it is active.
+    registered: Option<(String, bool)>,
+}
+
+/// Stored definitions by operation and version.
+type KnownMap = std::collections::HashMap<(String, String), Known>;
+
+fn spec_of(text: String) -> Result<Json, StoreError> {
+    Json::from_text(text).map_err(|error| diesel::result::Error::DeserializationError(error.into()).into())
+}
+
+backends! {
+    use crate::events::lite::append_one;
+    use diesel::dsl::exists;
+    use diesel::prelude::{JoinOnDsl, OptionalExtension, QueryDsl, SelectableHelper};
+    use diesel_async::RunQueryDsl;
+
+    pub(super) async fn register(
+        c: &mut Conn,
+        mut spoke: SpokeRow,
+        wanted: Vec<DefinitionRow>,
+        event: NewEvent,
+    ) -> Result<(SpokeRow, EventRow), StoreError> {
+        match by_name(c, spoke.name.clone()).await? {
+            Some(stored) => {
+                (spoke.id, spoke.owner) = (stored.id, stored.owner);
+                diesel::update(spokes::table.find(BindId::from(spoke.id))).set(spoke.clone()).execute(c).await?;
+            }
+            None => {
+                let insert = diesel::insert_into(spokes::table).values(spoke.clone());
+                insert.execute(c).await.map_err(StoreError::conflict("spoke"))?;
+            }
+        }
+        let mut known = registered(c, spoke.id).await?;
+        for row in &wanted {
+            activate(c, spoke.id, row, &mut known).await?;
+        }
+        for row in wanted {
+            known.remove(&(row.operation_id, row.version));
+        }
+        for gone in known.into_values().filter(|known| matches!(known.registered, Some((_, true)))) {
+            let stale = registrations::table.find((BindId::from(spoke.id), BindId::from(gone.id)));
+            diesel::update(stale).set(registrations::active.eq(false)).execute(c).await?;
+        }
+        let event = append_one(c, event).await?;
+        Ok((spoke, event))
+    }
+
+    /// All registrations of one spoke, so that a reconnect with unchanged operations writes none of them.
+    async fn registered(c: &mut Conn, id: SpokeId) -> Result<KnownMap, StoreError> {
+        let rows = registrations::table
+            .inner_join(definitions::table)
+            .filter(registrations::spoke_id.eq(BindId::from(id)))
+            .select((
+                (definitions::operation_id, definitions::version, definitions::id, definitions::spec),
+                (registrations::local, registrations::active),
+            ))
+            .load::<((String, String, Uuid, String), (String, bool))>(c)
+            .await?;
+        let known = rows.into_iter().map(|((operation, version, id, spec), registered)| {
+            ((operation, version), Known { id, spec, registered: Some(registered) })
+        });
+        Ok(known.collect())
+    }
+
+    /// Makes sure that the definition is stored with this very spec and that the spoke serves it.
+    async fn activate(
+        c: &mut Conn,
+        spoke: SpokeId,
+        row: &DefinitionRow,
+        known: &mut KnownMap,
+    ) -> Result<(), StoreError> {
+        let name = (row.operation_id.clone(), row.version.clone());
+        let found = match known.remove(&name) {
+            Some(found) => found,
+            None => define(c, row).await?,
+        };
+        if found.spec != row.spec.as_str() {
+            let (operation, version) = name;
+            return Err(StoreError::DefinitionConflict { operation, version, stored: spec_of(found.spec)? });
+        }
+        let registered = Some((row.local.clone(), true));
+        if found.registered != registered {
+            let values = (registrations::local.eq(&row.local), registrations::active.eq(true));
+            let (spoke_id, definition_id) = (BindId::from(spoke), BindId::from(found.id));
+            let ids = (registrations::spoke_id.eq(spoke_id), registrations::definition_id.eq(definition_id));
+            diesel::insert_into(registrations::table)
+                .values((ids, values))
+                .on_conflict((registrations::spoke_id, registrations::definition_id))
+                .do_update()
+                .set(values)
+                .execute(c)
+                .await?;
+        }
+        known.insert(name, Known { registered, ..found });
+        Ok(())
+    }
+
+    /// Stores the definition unless it is there; returns what is stored.
+    async fn define(c: &mut Conn, row: &DefinitionRow) -> Result<Known, StoreError> {
+        diesel::insert_into(definitions::table)
+            .values((
+                definitions::id.eq(BindId::from(Uuid::now_v7())),
+                definitions::operation_id.eq(&row.operation_id),
+                definitions::version.eq(&row.version),
+                definitions::spec.eq(row.spec.as_str()),
+            ))
+            .on_conflict((definitions::operation_id, definitions::version))
+            .do_nothing()
+            .execute(c)
+            .await?;
+        let stored = definitions::table
+            .filter(definitions::operation_id.eq(&row.operation_id))
+            .filter(definitions::version.eq(&row.version))
+            .select((definitions::id, definitions::spec));
+        let (id, spec) = stored.first::<(Uuid, String)>(c).await?;
+        Ok(Known { id, spec, registered: None })
+    }
+
+    async fn require(c: &mut Conn, id: SpokeId) -> Result<(), StoreError> {
+        let there = diesel::select(exists(spokes::table.find(BindId::from(id)))).get_result::<bool>(c).await?;
+        there.then_some(()).ok_or(StoreError::NotFound { what: "spoke" })
+    }
+
+    pub(super) async fn update_operations(
+        c: &mut Conn,
+        id: SpokeId,
+        wanted: Vec<DefinitionRow>,
+        event: NewEvent,
+    ) -> Result<EventRow, StoreError> {
+        require(c, id).await?;
+        let mut known = registered(c, id).await?;
+        for row in &wanted {
+            activate(c, id, row, &mut known).await?;
+        }
+        append_one(c, event).await
+    }
+
+    pub(super) async fn unregister(
+        c: &mut Conn,
+        id: SpokeId,
+        locals: Vec<String>,
+        event: NewEvent,
+    ) -> Result<EventRow, StoreError> {
+        require(c, id).await?;
+        let named = registrations::table.filter(registrations::spoke_id.eq(BindId::from(id))).filter(registrations::local.eq_any(locals));
+        diesel::update(named).set(registrations::active.eq(false)).execute(c).await?;
+        append_one(c, event).await
+    }
+
+    pub(super) async fn disconnect(
+        c: &mut Conn,
+        id: SpokeId,
+        connection: ConnectionId,
+        at: Stamp,
+        event: NewEvent,
+    ) -> Result<Option<EventRow>, StoreError> {
+        let held = spokes::table.find(BindId::from(id)).filter(spokes::connection_id.eq(BindId::from(connection))).filter(spokes::connected.eq(true));
+        let ended = (spokes::connected.eq(false), spokes::disconnected_at.eq(Some(at)));
+        if diesel::update(held).set(ended).execute(c).await? == 0 {
+            return Ok(None);
+        }
+        append_one(c, event).await.map(Some)
+    }
+
+    pub(super) async fn heartbeat(c: &mut Conn, id: SpokeId, beat: Beat) -> Result<(), StoreError> {
+        let changed = diesel::update(spokes::table.find(BindId::from(id))).set(beat).execute(c).await?;
+        (changed > 0).then_some(()).ok_or(StoreError::NotFound { what: "spoke" })
+    }
+
+    pub(super) async fn by_name(c: &mut Conn, name: String) -> Result<Option<SpokeRow>, StoreError> {
+        Ok(spokes::table.filter(spokes::name.eq(name)).select(SpokeRow::as_select()).first(c).await.optional()?)
+    }
+
+    pub(super) async fn list(c: &mut Conn) -> Result<Vec<SpokeRow>, StoreError> {
+        Ok(spokes::table.order(spokes::name).select(SpokeRow::as_select()).load(c).await?)
+    }
+
+    pub(super) async fn registrations(c: &mut Conn) -> Result<Vec<RegistrationRow>, StoreError> {
+        type Row = ((String, String, String), (String, bool), (String, SpokeId, String, String));
+        let rows = registrations::table
+            .inner_join(definitions::table.on(definitions::id.eq(registrations::definition_id)))
+            .inner_join(spokes::table.on(spokes::id.eq(registrations::spoke_id)))
+            .order((definitions::operation_id, definitions::version, spokes::name))
+            .select((
+                (definitions::operation_id, definitions::version, definitions::spec),
+                (registrations::local, registrations::active),
+                (spokes::name, spokes::id, spokes::exposure, spokes::policy),
+            ))
+            .load::<Row>(c)
+            .await?;
+        let rows = rows.into_iter().map(|((operation_id, version, spec), (local, active), of)| {
+            let (spoke, spoke_id, exposure, policy) = of;
+            let spec = spec_of(spec)?;
+            Ok(RegistrationRow { operation_id, version, spec, local, spoke, spoke_id, active, exposure, policy })
+        });
+        rows.collect()
+    }
+
+    pub(super) async fn definition(
+        c: &mut Conn,
+        operation_id: String,
+        version: String,
+    ) -> Result<Option<Json>, StoreError> {
+        let stored = definitions::table
+            .filter(definitions::operation_id.eq(operation_id))
+            .filter(definitions::version.eq(version))
+            .select(definitions::spec);
+        stored.first::<String>(c).await.optional()?.map(spec_of).transpose()
+    }
+
+    pub(super) async fn disconnect_all(c: &mut Conn, hub: Option<HubId>, at: Stamp) -> Result<u64, StoreError> {
+        let ended = (spokes::connected.eq(false), spokes::disconnected_at.eq(Some(at)));
+        let connected = diesel::update(spokes::table.filter(spokes::connected.eq(true)));
+        let changed = match hub {
+            None => connected.set(ended).execute(c).await?,
+            Some(hub) => connected.filter(spokes::hub_id.eq(BindId::from(hub))).set(ended).execute(c).await?,
+        };
+        Ok(changed as u64)
+    }
+}

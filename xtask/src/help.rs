@@ -1,0 +1,101 @@
+//! What `--help` says.
+
+use anyhow::{Result, bail};
+
+const OVERVIEW: &str = "\
+cargo xtask <command>
+
+  test [filter...]   run the whole test suite, or the tests whose names contain a filter
+  ci                 all that a change must pass: format, tidy, licences, clippy, docs, tests
+  tidy               house rules that no compiler knows; takes a second
+  schema [--check]   write docs/operations.json from the server, or compare it
+  bench [args...]    run hub-bench in release
+
+First time here?     cargo run --release      starts a hub
+                     cargo xtask test         shows that it works on this machine
+Before you push:     cargo xtask ci           the same that CI runs (.ci/run)
+
+`cargo xtask <command> --help` says more.
+";
+
+const TEST: &str = "\
+cargo xtask test [filter...] [--without python|node]
+
+Runs the doc tests, then every other test, so that the runner's summary comes last. Uses cargo-nextest when it is
+installed (`cargo install cargo-nextest --locked`), else `cargo test`. Never stops at the first failure.
+
+  cargo xtask test                    everything
+  cargo xtask test calls:: deadline   the tests whose names contain `calls::` or `deadline`
+  cargo xtask test --without node     leave out what needs node, and say so
+
+Some tests talk to the hub from other languages. Their tools are found, or installed below target/test-tools/, and
+handed to the tests in these variables:
+
+  HUB_TEST_PYTHON      a python3               HUB_TEST_PYTHONPATH  its PYTHONPATH, with package `websockets`
+  HUB_TEST_NODE        a node                  HUB_TEST_NODE_PATH   its NODE_PATH, with package `ws` (use require())
+  HUB_TEST_WITHOUT     what --without named, comma-separated; tests that need it print that they were left out
+
+A tool that can't be had fails the run. A single test under a debugger, without this command:
+
+  cargo nextest run -p hub-operations -E 'test(deadline)' --no-capture
+";
+
+const CI: &str = "\
+cargo xtask ci [--without python|node]
+
+In this order, each even if one before it failed, tests last:
+
+  format    cargo fmt --all -- --check                             mend with: cargo fmt --all
+  tidy      cargo xtask tidy
+  licences  cargo deny check bans licenses sources                 only if cargo-deny is installed
+  clippy    cargo clippy --workspace --all-targets -- -D warnings
+  docs      cargo doc --workspace --no-deps, warnings are errors
+  tests     cargo xtask test
+
+Cargo.lock must be up to date (--locked). With CI set, nextest uses its profile `ci` (.config/nextest.toml).
+";
+
+const TIDY: &str = "\
+cargo xtask tidy
+
+Reads the files that .gitignore doesn't name, and `cargo metadata`, and reports as `file:line: what`:
+
+  layers      an edge between crates that isn't in the picture of docs/architecture.md; diesel outside hub-storage,
+              tungstenite outside hub-server and hub-spoke, tokio in hub-protocol
+  crates      description, `lints.workspace = true`, a front page (`//!` on the first line of lib.rs or main.rs)
+  sources     files above 600 lines before their tests, mod.rs, allow attributes (use expect with a reason), leftovers
+  decisions   adr/NNNN-*.md numbered without gaps, listed in adr/README.md, with the five headings
+  migrations  the same names for every backend
+  readme      the first two commands: cargo run --release, cargo xtask test
+  links       Markdown links to files of the repository
+  words       paths and names of the machine or tool a text was written with; package registries' hosts
+";
+
+const SCHEMA: &str = "\
+cargo xtask schema [--check]
+
+Asks the server for its operation catalogue (`hub-server operations --json`) and writes it to docs/operations.json,
+which is committed: a change on the wire is a visible diff. With --check nothing is written, and a difference is an
+error.
+";
+
+const BENCH: &str = "\
+cargo xtask bench [args...]
+
+Runs hub-bench in release; the arguments are its own (`cargo xtask bench --help`).
+";
+
+/// Prints the page of `command`, or the overview.
+pub(crate) fn print(command: Option<&str>) -> Result<()> {
+    let page = match command {
+        None | Some("help" | "--help" | "-h") => OVERVIEW,
+        Some("test") => TEST,
+        Some("ci") => CI,
+        Some("tidy") => TIDY,
+        Some("schema") => SCHEMA,
+        Some("bench") => BENCH,
+        Some(other) => bail!("no command `{other}`; `cargo xtask --help` lists them"),
+    };
+    print!("{page}");
+    Ok(())
+}
