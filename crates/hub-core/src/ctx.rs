@@ -62,10 +62,6 @@ impl Ctx {
         self.caller.session.as_ref()
     }
 
-    pub(crate) fn live(&self) -> &Arc<LiveCall> {
-        &self.live
-    }
-
     /// Calls another operation as a child of this call, with the authority that this operation declares
     /// (`_meta.authority`, a list of scopes), not with its caller's.
     ///

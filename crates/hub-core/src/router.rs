@@ -91,6 +91,24 @@ impl Hub {
         }
     }
 
+    /// The HTTP status of a failed call: what the operation declares for its own codes, else the code's; a failure
+    /// inside a spoke is a bad gateway.
+    #[must_use]
+    pub fn http_status(&self, operation_id: &str, error: &CallError) -> u16 {
+        let own = self.registry().get(operation_id).map(|e| Arc::clone(e.definition()));
+        let by_spoke = own.is_none();
+        let plain = operation_id.split('@').next().unwrap_or_default();
+        let definition = own.or_else(|| self.directory().show(plain));
+        match error.known() {
+            Some(ErrorCode::ExecutionError | ErrorCode::UnknownError) if by_spoke => 502,
+            Some(code) => code.http_status(),
+            None => definition
+                .and_then(|d| d.spec().error_schemas.iter().find(|e| e.code == error.code).and_then(|e| e.http_status))
+                .filter(|status| (400..600).contains(status))
+                .unwrap_or(500),
+        }
+    }
+
     /// Calls a typed query or mutation as `principal`; the way in for embedders.
     ///
     /// # Errors

@@ -85,6 +85,13 @@ impl Session {
         }
     }
 
+    /// Sends a message as it is.
+    pub fn push_frame(&self, frame: Bytes) {
+        if let Some(peer) = self.peer() {
+            peer.outbox().push(frame);
+        }
+    }
+
     /// Whether the key has run out since the connection was made.
     #[must_use]
     pub fn is_expired(&self) -> bool {

@@ -121,10 +121,10 @@ impl<T: Clone> CallTable<T> {
             return;
         }
         let root = node.root;
-        if root != id {
-            if let Some(at_root) = nodes.get_mut(&root) {
-                at_root.descendants = at_root.descendants.saturating_sub(1);
-            }
+        if root != id
+            && let Some(at_root) = nodes.get_mut(&root)
+        {
+            at_root.descendants = at_root.descendants.saturating_sub(1);
         }
         let mut next = Some(id);
         while let Some(id) = next {

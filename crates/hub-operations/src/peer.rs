@@ -37,12 +37,20 @@ pub struct PeerConfig {
     pub stream_items: usize,
     /// Most bytes of one stream held for a reader that is behind.
     pub stream_bytes: usize,
+    /// Most bytes of all streams of the connection held for readers that are behind.
+    pub held_bytes: usize,
 }
 
 impl Default for PeerConfig {
     fn default() -> Self {
-        // The other side pauses at half of this; the rest takes what is on its way by then.
-        Self { max_serving: 1024, stream_items: 4096, stream_bytes: 4 * 1024 * 1024 }
+        // The other side is paused at a sixteenth. The rest takes what is on its way by then: what the sender has
+        // queued, and the buffers of both kernels, which on Linux grow to 4 and 6 MiB.
+        Self {
+            max_serving: 1024,
+            stream_items: 256 * 1024,
+            stream_bytes: 16 * 1024 * 1024,
+            held_bytes: 64 * 1024 * 1024,
+        }
     }
 }
 
@@ -89,6 +97,8 @@ struct Inner {
     gone: CancellationToken,
     maps: Mutex<Maps>,
     serving: AtomicUsize,
+    /// Bytes of all streams' items that wait for their readers.
+    held: AtomicUsize,
 }
 
 /// Both directions under one lock: each critical section is a few map operations, never an await.
@@ -111,6 +121,7 @@ impl Peer {
             gone: CancellationToken::new(),
             maps: Mutex::default(),
             serving: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -202,10 +213,8 @@ impl Peer {
     fn settle(&self, id: &str, with: impl FnOnce(&Arc<Slot>) -> bool) {
         let slot = self.lock().pending.get(id).cloned();
         // A response to a call that nobody waits for any more is ignored (alkdev.md §1.5).
-        if let Some(slot) = slot {
-            if with(&slot) {
-                self.lock().pending.remove(id);
-            }
+        if slot.is_some_and(|slot| with(&slot)) {
+            self.lock().pending.remove(id);
         }
     }
 
@@ -242,6 +251,12 @@ impl Peer {
     fn lock(&self) -> MutexGuard<'_, Maps> {
         // Nothing under the lock can panic between two changes that belong together.
         self.inner.maps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
     }
 }
 

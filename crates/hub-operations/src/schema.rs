@@ -11,6 +11,9 @@ const MAX_VIOLATIONS: usize = 32;
 /// Deepest path of a value that is searched for secrets.
 const MAX_DEPTH: usize = 16;
 
+/// Deepest nesting of subschemas that is searched for secrets: a long chain of `$ref`s must not exhaust the stack.
+const MAX_NESTING: usize = 128;
+
 /// Most subschemas that are searched for secrets; guards against `$ref` cycles.
 const MAX_VISITS: usize = 10_000;
 
@@ -50,7 +53,7 @@ impl Schema {
             .with_pattern_options(PatternOptions::regex())
             .build(schema)
             .map_err(|e| SchemaError(e.masked().to_string()))?;
-        let mut finder = SecretFinder { root: schema, path: Vec::new(), found: Vec::new(), budget: MAX_VISITS };
+        let mut finder = SecretFinder { root: schema, path: Vec::new(), found: Vec::new(), budget: MAX_VISITS, nesting: 0 };
         finder.find(schema);
         Ok(Self { validator: Some(validator), secrets: finder.found })
     }
@@ -111,10 +114,19 @@ struct SecretFinder<'a> {
     path: Vec<Step>,
     found: Vec<Vec<Step>>,
     budget: usize,
+    nesting: usize,
 }
 
 impl SecretFinder<'_> {
     fn find(&mut self, schema: &Value) {
+        if self.nesting < MAX_NESTING {
+            self.nesting += 1;
+            self.find_here(schema);
+            self.nesting -= 1;
+        }
+    }
+
+    fn find_here(&mut self, schema: &Value) {
         let Some(object) = schema.as_object() else { return };
         let marked = |key: &str| object.get(key).and_then(Value::as_bool) == Some(true);
         if marked("writeOnly") || marked("x-secret") {

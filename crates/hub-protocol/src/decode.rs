@@ -166,3 +166,40 @@ fn describe(error: &serde_json::Error) -> String {
         |(_, wanted)| format!("expected {wanted}"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message_of(frame: &'static str) -> String {
+        decode(&Bytes::from_static(frame.as_bytes())).unwrap_err().message
+    }
+
+    #[test]
+    fn faults_tell_what_is_wrong_without_quoting() {
+        for (frame, message) in [
+            (r#"["call.requested"]"#, "envelope: expected an object"),
+            (r#"{"id":""}"#, "envelope: missing field `type` at line 1 column 9"),
+            (r#"{"type":"__ping"}"#, r#"unknown type "__ping""#),
+            (
+                r#"{"type":"call.requested","id":"r","payload":{"operationId":"a.b","deadline":"hunter2, expected x"}}"#,
+                "payload: expected a number of milliseconds at line 1 column 53",
+            ),
+            (
+                r#"{"type":"call.requested","id":"r","payload":{"operationId":"a.b","onDisconnect":"hunter2"}}"#,
+                "payload: expected one of `abort`, `finish`, `detach` at line 1 column 45",
+            ),
+        ] {
+            assert_eq!(message_of(frame), message);
+        }
+    }
+
+    #[test]
+    fn values_share_the_frame() {
+        let frame =
+            Bytes::from_static(br#"{"type":"call.requested","id":"r","payload":{"operationId":"a.b","input":[1]}}"#);
+        let (Event::Requested(request), _) = decode(&frame).unwrap() else { panic!("not a request") };
+        assert!(frame.as_ptr_range().contains(&request.input.as_bytes().as_ptr()));
+        assert!(!frame.as_ptr_range().contains(&request.input.compact().as_bytes().as_ptr()));
+    }
+}

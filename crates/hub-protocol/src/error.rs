@@ -148,3 +148,49 @@ pub struct Violation {
     /// What is wrong there.
     pub message: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_read_back() {
+        for code in ErrorCode::ALL {
+            assert_eq!(ErrorCode::parse(code.as_str()), Some(*code));
+            assert_eq!(code.to_string(), code.as_str());
+            assert!((400..600).contains(&code.http_status()));
+        }
+        for other in ["", "timeout", "TIMEOUT ", "Timeout", "FILE_NOT_FOUND"] {
+            assert_eq!(ErrorCode::parse(other), None);
+        }
+    }
+
+    #[test]
+    fn builders() {
+        let error = CallError::new(ErrorCode::Timeout, "too late");
+        assert!(error.retryable && error.is(ErrorCode::Timeout) && !error.is(ErrorCode::Aborted));
+        assert_eq!(error.known(), Some(ErrorCode::Timeout));
+        assert_eq!(error.to_string(), "TIMEOUT: too late");
+        assert!(!error.with_retryable(false).retryable);
+
+        let error = CallError::domain("TANK_EMPTY", "refill").with_details(&[1, 2]);
+        assert_eq!((error.known(), error.retryable), (None, false));
+        assert_eq!(error.details.as_ref().map(Json::as_str), Some("[1,2]"));
+        // Details that do not serialize are left out rather than fail the failure.
+        assert_eq!(error.with_details(&std::collections::BTreeMap::from([(vec![1], 1)])).details, None);
+    }
+
+    #[test]
+    fn wire_form() {
+        let error: CallError = serde_json::from_str(r#"{"code":"X","message":"m"}"#).unwrap();
+        assert_eq!(error, CallError::domain("X", "m"));
+        let text = serde_json::to_string(&CallError::new(ErrorCode::Overloaded, "busy")).unwrap();
+        assert_eq!(text, r#"{"code":"OVERLOADED","message":"busy","retryable":true}"#);
+    }
+
+    #[test]
+    fn debug_shows_no_details() {
+        let error = CallError::domain("X", "m").with_details(&"hunter2");
+        assert!(!format!("{error:?}").contains("hunter2"));
+    }
+}

@@ -266,3 +266,28 @@ pub enum FaultCode {
     /// A known type whose payload does not fit.
     BadPayload,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_goes_there_and_back() {
+        let error = CallError::domain("TANK_EMPTY", "refill").with_details(&1).with_retryable(true);
+        assert_eq!(CallFailed::of("r1", error.clone()).into_error(), error);
+    }
+
+    #[test]
+    fn silence_about_retrying_means_the_codes_usual() {
+        let silent = |code: &str| CallFailed {
+            request_id: "r1".to_owned(),
+            code: code.to_owned(),
+            message: String::new(),
+            details: None,
+            retryable: None,
+        };
+        assert!(silent("OVERLOADED").into_error().retryable);
+        assert!(!silent("CONFLICT").into_error().retryable);
+        assert!(!silent("TANK_EMPTY").into_error().retryable);
+    }
+}

@@ -1,7 +1,7 @@
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
 use crate::IdStyle;
 
@@ -14,7 +14,8 @@ use crate::IdStyle;
 pub fn decode_head(head: &[u8]) -> Option<(String, IdStyle)> {
     let mut seen = Seen::default();
     // A head that was cut ends in an error; what was read before it counts.
-    let end = Members { seen: &mut seen, part: Part::Envelope }.deserialize(&mut serde_json::Deserializer::from_slice(head));
+    let end =
+        Members { seen: &mut seen, part: Part::Envelope }.deserialize(&mut serde_json::Deserializer::from_slice(head));
     if matches!(&end, Err(e) if e.is_data()) || seen.kind.as_deref() != Some("call.requested") {
         return None;
     }

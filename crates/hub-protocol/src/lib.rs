@@ -30,6 +30,7 @@ mod head;
 mod id;
 mod identity;
 mod json;
+mod object;
 pub mod ops;
 mod response;
 mod spec;

@@ -1,12 +1,14 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 
 use crate::Json;
+use crate::object::object_only;
 
 /// What a callee answers: the value and where it came from (protocol §3).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ResponseEnvelope {
     /// The value; missing on the wire means null.
     #[serde(default)]
@@ -56,11 +58,26 @@ pub enum ResponseMeta {
 }
 
 #[derive(Deserialize)]
+struct Members {
+    #[serde(default)]
+    data: Json,
+    #[serde(deserialize_with = "object_only")]
+    meta: ResponseMeta,
+}
+
+impl<'de> Deserialize<'de> for ResponseEnvelope {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Members { data, meta } = object_only(deserializer)?;
+        Ok(Self { data, meta })
+    }
+}
+
+#[derive(Deserialize)]
 struct Parts<'a> {
     #[serde(borrow, default)]
-    data: Option<&'a serde_json::value::RawValue>,
+    data: Option<&'a RawValue>,
     #[serde(borrow)]
-    meta: Option<&'a serde_json::value::RawValue>,
+    meta: Option<&'a RawValue>,
 }
 
 impl ResponseEnvelope {
@@ -90,14 +107,70 @@ impl ResponseEnvelope {
     /// # Errors
     /// When the text is not an envelope: an object with a `meta` member.
     pub fn data_of(text: &Json) -> Result<Json, serde_json::Error> {
-        // serde would take an array for a struct, member by member.
-        if !text.as_bytes().trim_ascii_start().starts_with(b"{") {
-            return Err(serde::de::Error::custom("a response envelope is an object"));
-        }
-        let parts: Parts<'_> = serde_json::from_slice(text.as_bytes())?;
+        let parts: Parts<'_> = object_only(&mut serde_json::Deserializer::from_slice(text.as_bytes()))?;
         if parts.meta.is_none() {
             return Err(serde::de::Error::missing_field("meta"));
         }
         Ok(parts.data.map_or_else(Json::null, |raw| text.slice(raw)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Json {
+        Json::from_text(text).unwrap()
+    }
+
+    #[test]
+    fn written_envelope_keeps_the_bytes_of_data() {
+        let data = text("{ \"n\" : 1e400,\n\"s\":\"\\ud800\" }");
+        let written = ResponseEnvelope::local("a.\"b", 1_760_000_000_000, data.clone()).to_json();
+        assert!(written.as_str().starts_with("{\"data\":{ \"n\" : 1e400,\n"));
+        assert_eq!(ResponseEnvelope::data_of(&written).unwrap(), data);
+        let back: ResponseEnvelope = written.parse().unwrap();
+        assert_eq!(back.data, data);
+        assert_eq!(back.meta, ResponseMeta::Local { operation_id: "a.\"b".to_owned(), timestamp: 1_760_000_000_000.0 });
+    }
+
+    #[test]
+    fn data_is_shared_not_copied() {
+        let envelope = text(r#"{"data":[1],"meta":{}}"#);
+        let data = ResponseEnvelope::data_of(&envelope).unwrap();
+        assert!(envelope.as_bytes().as_ptr_range().contains(&data.as_bytes().as_ptr()));
+    }
+
+    #[test]
+    fn missing_data_is_null_and_missing_meta_an_error() {
+        assert!(ResponseEnvelope::data_of(&text(r#"{"meta":{}}"#)).unwrap().is_null());
+        assert!(ResponseEnvelope::data_of(&text(r#"{"data":null,"meta":{}}"#)).unwrap().is_null());
+        for bad in [
+            r#"{"data":1}"#,
+            r#"{"data":1,"meta":null}"#,
+            r#"[1,{"source":"local","operationId":"a.b","timestamp":1}]"#,
+            "null",
+            "7",
+            r#""x""#,
+        ] {
+            assert!(ResponseEnvelope::data_of(&text(bad)).is_err(), "{bad}");
+            assert!(text(bad).parse::<ResponseEnvelope>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn meta_is_an_object() {
+        assert!(text(r#"{"data":1,"meta":["local","a.b",1]}"#).parse::<ResponseEnvelope>().is_err());
+    }
+
+    #[test]
+    fn deep_data_passes_and_deep_meta_is_refused() {
+        let deep = format!("{}{}", "[".repeat(50_000), "]".repeat(50_000));
+        let envelope =
+            text(&format!(r#"{{"data":{deep},"meta":{{"source":"local","operationId":"a.b","timestamp":1}}}}"#));
+        assert_eq!(ResponseEnvelope::data_of(&envelope).unwrap().as_str(), deep);
+        assert!(envelope.parse::<ResponseEnvelope>().is_ok());
+        let envelope = text(&format!(r#"{{"data":1,"meta":{{"source":"mcp","isError":false,"content":[{deep}]}}}}"#));
+        assert!(envelope.parse::<ResponseEnvelope>().is_err());
     }
 }

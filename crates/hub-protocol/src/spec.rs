@@ -158,3 +158,50 @@ pub fn check_operation_id(id: &str) -> Result<(), NameError> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn good_ids() {
+        let longest = ["a".repeat(64), "b".repeat(64), "c".repeat(64), "d".repeat(5)].join(".");
+        assert_eq!(longest.len(), MAX_ID);
+        for id in ["fs.read", "dev.laptop.fs.read", "A-b_9.Z", "-._", &longest] {
+            assert_eq!(check_operation_id(id), Ok(()), "{id}");
+        }
+    }
+
+    #[test]
+    fn bad_ids() {
+        let bad = |id: &str, segment: &str| Err(NameError::BadSegment(id.to_owned(), segment.to_owned()));
+        for id in ["", "read", "fs/read", "fs\u{2024}read"] {
+            assert_eq!(check_operation_id(id), Err(NameError::NoNamespace(id.to_owned())));
+        }
+        for (id, segment) in [
+            (".", ""),
+            ("fs.", ""),
+            (".read", ""),
+            ("a..b", ""),
+            ("fs.read@laptop", "read@laptop"),
+            ("fs.r\u{e9}ad", "r\u{e9}ad"),
+            ("fs.re ad", "re ad"),
+            ("fs.read\n", "read\n"),
+            ("fs.read\0", "read\0"),
+            ("*.read", "*"),
+        ] {
+            assert_eq!(check_operation_id(id), bad(id, segment));
+        }
+        let wide = format!("fs.{}", "a".repeat(65));
+        assert_eq!(check_operation_id(&wide), bad(&wide, &"a".repeat(65)));
+        // Length first, so that a refusal never quotes a text of the caller's size.
+        assert_eq!(check_operation_id(&"x".repeat(1 << 20)), Err(NameError::TooLong(1 << 20)));
+        assert_eq!(check_operation_id(&"a.".repeat(101)), Err(NameError::TooLong(202)));
+    }
+
+    #[test]
+    fn refusals_are_printable() {
+        let refusal = check_operation_id("fs.\u{1b}[2J").unwrap_err().to_string();
+        assert!(!refusal.contains('\u{1b}'), "{refusal:?}");
+    }
+}

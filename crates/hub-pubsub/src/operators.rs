@@ -216,9 +216,9 @@ mod tests {
         let mut deduped = sendable(source.dedupe(count(9), |n| *n).pipe(Box::pin));
         assert_eq!(deduped.by_ref().collect::<Vec<_>>().await, [1, 2]);
         assert_eq!(deduped.next().await, None);
-        sendable(stream::iter(0..3).window(count(1), count(1)));
-        sendable(stream::iter(0..3).join(stream::iter(0..3), count(1), |n| *n, |n| *n));
-        sendable(stream::iter(0..3).batch(count(1), Duration::ZERO));
+        let _ = sendable(stream::iter(0..3).window(count(1), count(1)));
+        let _ = sendable(stream::iter(0..3).join(stream::iter(0..3), count(1), |n| *n, |n| *n));
+        let _ = sendable(stream::iter(0..3).batch(count(1), Duration::ZERO));
     }
 
     #[tokio::test]

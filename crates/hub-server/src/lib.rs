@@ -1,1 +1,37 @@
-//! The hub as a server: HTTP, WebSocket and SSE faces, configuration and lifecycle.
+//! The hub as a server.
+//!
+//! **Purpose.** Faces (WebSocket, HTTP, SSE) around [`hub_core::Hub`], configuration, and the order of starting and
+//! stopping. [`run`] takes its inputs as parameters, so tests start the very same server as `main`.
+//!
+//! **Non-goals.** No SQL and no bodies of operations: a face only translates.
+//!
+//! **Invariants.**
+//! - This crate owns every socket and every task around it; nothing outlives [`run`].
+//! - The environment is read in [`config`] only.
+//! - A request is bounded in size and time before anything of it is believed.
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use hub_server::config::{Config, Layered, command};
+//!
+//! let flags = command().get_matches_from(["hub-server", "--listen", "127.0.0.1:0", "--data-dir", "/tmp/hub"]);
+//! let config = Config::from_layers(&Layered::load(&flags, &|_| None)?)?;
+//! let server = hub_server::start(config).await?;
+//! println!("{}", server.url());
+//! server.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod accept;
+pub mod config;
+mod http;
+mod lock;
+mod serve;
+mod signals;
+mod telemetry;
+mod ws;
+
+pub use http::openapi_document;
+pub use serve::{Server, run, start};
+pub use telemetry::init_logs;

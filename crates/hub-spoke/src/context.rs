@@ -81,7 +81,7 @@ impl Context {
         self.inner.head.traceparent.as_deref()
     }
 
-    /// Fires when the call is over for its caller: aborted, past its deadline, or its connection lost.
+    /// Fires when the call ends otherwise than by its handler: aborted, past its deadline, or its connection lost.
     #[must_use]
     pub fn aborted(&self) -> &CancellationToken {
         &self.inner.aborted

@@ -11,7 +11,7 @@ use hub_operations::{AbortSignal, Answer, Definition, Entry, Incoming, Registry,
 use hub_protocol::ops::calls::AbortMode;
 use hub_protocol::{CallError, CallRequested, ErrorCode, Event, Json, ResponseEnvelope};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::Context;
@@ -74,11 +74,11 @@ impl Service {
         let (deadline, idle) = (request.deadline, request.idle_timeout);
         let over = CancellationToken::new();
         // Whoever got the token from the context sees every kind of end.
-        let mut ends = Ends { abort, gone, timer: Timer::new(deadline, None), _over: over.clone().drop_guard() };
+        let mut ends = Ends { abort, gone, timer: Timer::new(deadline, None), over: Some(over.clone().drop_guard()) };
         let binding = Binding { peer, request_id: request.request_id.clone(), deadline_ms: deadline };
         let context = Context::new(request.clone(), over, lineage(&request, watch::channel(binding).1), client);
         let reply = tokio::select! {
-            reply = entry.run(context, input) => reply?,
+            reply = entry.run(context, input) => reply.inspect_err(|_| ends.done())?,
             error = ends.ended() => return Err(error),
         };
         let id = entry.definition().id();
@@ -86,9 +86,13 @@ impl Service {
             Reply::Stream(items) if entry.is_subscription() => items,
             Reply::Value(value) if entry.is_subscription() => once(async { Ok(value) }).boxed(),
             Reply::Envelope(envelope) if entry.is_subscription() => {
+                ends.done();
                 return Ok(Answer::Many(once(async { Ok(envelope) }).boxed()));
             }
-            reply => return self.envelope(id, reply).map(Answer::One),
+            reply => {
+                ends.done();
+                return self.envelope(id, reply).map(Answer::One);
+            }
         };
         ends.timer = Timer::new(deadline, idle.map(Duration::from_millis));
         Ok(Answer::Many(self.stream(id, items, ends)))
@@ -110,7 +114,13 @@ impl Service {
                 let item = tokio::select! {
                     biased;
                     error = ends.ended() => Err(error),
-                    item = items.next() => item?.and_then(|data| wrap(&id, data, limit)),
+                    item = items.next() => match item {
+                        Some(item) => item.and_then(|data| wrap(&id, data, limit)),
+                        None => {
+                            ends.done();
+                            return None;
+                        }
+                    },
                 };
                 let rest = item.is_ok().then_some((items, ends));
                 Some((item, rest))
@@ -171,14 +181,17 @@ impl Service {
             () = self.over.cancelled() => Err(aborted()),
             error = overdue(bound) => Err(error),
         };
-        drop(guard);
         let (outcome, lasting) = match reply {
             Ok(reply) => {
+                guard.disarm();
                 let outcome = reply.and_then(|reply| self.envelope(&id, reply));
                 let lasting = outcome.as_ref().err().is_none_or(|error| !error.retryable);
                 (outcome, lasting)
             }
-            Err(error) => (Err(error), false),
+            Err(error) => {
+                drop(guard);
+                (Err(error), false)
+            }
         };
         self.keyed.finish(&key, &execution, outcome, lasting);
     }
@@ -201,10 +214,18 @@ struct Ends {
     abort: AbortSignal,
     gone: CancellationToken,
     timer: Timer,
-    _over: tokio_util::sync::DropGuard,
+    /// Tells holders of [`Context::aborted`] unless the call ends by itself.
+    over: Option<DropGuard>,
 }
 
 impl Ends {
+    /// The handler is done by itself.
+    fn done(&mut self) {
+        if let Some(guard) = self.over.take() {
+            guard.disarm();
+        }
+    }
+
     async fn ended(&mut self) -> CallError {
         tokio::select! {
             () = killed(&self.abort) => aborted(),

@@ -63,7 +63,8 @@ backends! {
             .execute(c)
             .await
             .map_err(StoreError::conflict("account"))?;
-        let stored = accounts::table.filter(accounts::name.eq(row.name)).select(AccountRow::as_select()).first(c).await?;
+        let stored =
+            accounts::table.filter(accounts::name.eq(row.name)).select(AccountRow::as_select()).first(c).await?;
         Ok(stored)
     }
 

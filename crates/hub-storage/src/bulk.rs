@@ -151,5 +151,7 @@ fn insert_events(c: &mut SqliteConnection, new: Vec<NewEvent>) -> QueryResult<Ve
         .collect();
     insert_rows!(c, events::table, rows, EVENT_ROWS);
     let placed = (first.unsigned_abs()..).zip(new);
-    Ok(placed.map(|(seq, NewEvent { topic, kind, at, payload, root })| EventRow { seq, topic, kind, at, payload, root }).collect())
+    Ok(placed
+        .map(|(seq, NewEvent { topic, kind, at, payload, root })| EventRow { seq, topic, kind, at, payload, root })
+        .collect())
 }

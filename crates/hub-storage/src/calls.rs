@@ -5,7 +5,7 @@ mod stats;
 use hub_protocol::{CallId, HubId, Json};
 
 use crate::schema::{call_edges, calls};
-use crate::types::{BindId, Micros};
+use crate::types::{BindId, Micros, Uid};
 use crate::{EventRow, Stamp, Store, StoreError};
 pub use rows::{CallBatch, CallFilter, CallRow, CallUpdate, EdgeRow, ExportFilter, KeyedOutcome, StatRow};
 
@@ -81,9 +81,10 @@ impl Calls<'_> {
 
 backends! {
     use crate::bulk::Bulk;
-    use diesel::dsl::{min, sql};
+    use diesel::dsl::sql;
+    use diesel::expression::SqlLiteral;
     use diesel::prelude::{BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper};
-    use diesel::sql_types::Bool;
+    use diesel::sql_types::{Bool, Nullable};
     use diesel_async::{AsyncConnection, RunQueryDsl};
 
     pub(super) async fn record(c: &mut Conn, batch: CallBatch) -> Result<Vec<EventRow>, StoreError> {
@@ -97,14 +98,21 @@ backends! {
     /// The lowest id of the calls started at `since` or later: with it a walk along the ids stops where the
     /// time does. Ids sort by start only about, and this is exact; it reads nothing but the index.
     async fn first_since(c: &mut Conn, since: Stamp) -> Result<Option<CallId>, StoreError> {
-        Ok(calls::table.filter(calls::started_at.ge(since)).select(min(calls::call_id)).first(c).await?)
+        let lowest = sql::<Nullable<Uid>>(&format!("min({UNINDEXED}call_id)"));
+        Ok(calls::table.filter(calls::started_at.ge(since)).select(lowest).first(c).await?)
+    }
+
+    /// The beginning of a comparison of start times that is checked row by row, as the ids give the order.
+    fn started(compare: &str) -> SqlLiteral<Bool> {
+        sql(&format!("{UNINDEXED}started_at {compare}"))
     }
 
     pub(super) async fn list(c: &mut Conn, filter: CallFilter) -> Result<Vec<CallRow>, StoreError> {
         let mut query = calls::table.select(CallRow::as_select()).into_boxed::<Db>();
         if let Some(since) = filter.since {
             let Some(first) = first_since(c, since).await? else { return Ok(Vec::new()) };
-            query = query.filter(calls::call_id.ge(BindId::from(first))).filter(sql::<Bool>("+started_at >= ").bind::<Micros, _>(since));
+            query =
+                query.filter(calls::call_id.ge(BindId::from(first))).filter(started(">= ").bind::<Micros, _>(since));
         }
         if let Some(status) = filter.status {
             // Said as the partial indexes say it, or they are not used.
@@ -165,10 +173,10 @@ backends! {
                 let Some(first) = first_since(c, since).await? else { return Ok(Vec::new()) };
                 query = query.filter(calls::call_id.ge(BindId::from(first)));
             }
-            query = query.filter(sql::<Bool>("+started_at >= ").bind::<Micros, _>(since));
+            query = query.filter(started(">= ").bind::<Micros, _>(since));
         }
         if let Some(until) = filter.until {
-            query = query.filter(sql::<Bool>("+started_at < ").bind::<Micros, _>(until));
+            query = query.filter(started("< ").bind::<Micros, _>(until));
         }
         if let Some(after) = filter.after {
             query = query.filter(calls::call_id.gt(BindId::from(after)));

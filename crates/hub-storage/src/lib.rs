@@ -90,9 +90,7 @@ mod store;
 
 pub use accounts::{AccountRow, Accounts};
 pub use audit::{Audit, AuditFilter, AuditRow};
-pub use calls::{
-    CallBatch, CallFilter, CallRow, CallUpdate, Calls, EdgeRow, ExportFilter, KeyedOutcome, StatRow,
-};
+pub use calls::{CallBatch, CallFilter, CallRow, CallUpdate, Calls, EdgeRow, ExportFilter, KeyedOutcome, StatRow};
 pub use error::StoreError;
 pub use events::{EventRow, Events, NewEvent};
 pub use idempotency::{Begun, Idempotency, IdempotencyRow};

@@ -134,12 +134,7 @@ impl Spokes<'_> {
     ///
     /// # Errors
     /// [`StoreError::NotFound`] without the spoke.
-    pub async fn unregister(
-        &self,
-        id: SpokeId,
-        locals: Vec<String>,
-        event: NewEvent,
-    ) -> Result<EventRow, StoreError> {
+    pub async fn unregister(&self, id: SpokeId, locals: Vec<String>, event: NewEvent) -> Result<EventRow, StoreError> {
         on_writer!(self.0, unregister(id, locals, event))
     }
 
@@ -375,7 +370,9 @@ backends! {
         event: NewEvent,
     ) -> Result<EventRow, StoreError> {
         require(c, id).await?;
-        let named = registrations::table.filter(registrations::spoke_id.eq(BindId::from(id))).filter(registrations::local.eq_any(locals));
+        let named = registrations::table
+            .filter(registrations::spoke_id.eq(BindId::from(id)))
+            .filter(registrations::local.eq_any(locals));
         diesel::update(named).set(registrations::active.eq(false)).execute(c).await?;
         append_one(c, event).await
     }
@@ -387,7 +384,10 @@ backends! {
         at: Stamp,
         event: NewEvent,
     ) -> Result<Option<EventRow>, StoreError> {
-        let held = spokes::table.find(BindId::from(id)).filter(spokes::connection_id.eq(BindId::from(connection))).filter(spokes::connected.eq(true));
+        let held = spokes::table
+            .find(BindId::from(id))
+            .filter(spokes::connection_id.eq(BindId::from(connection)))
+            .filter(spokes::connected.eq(true));
         let ended = (spokes::connected.eq(false), spokes::disconnected_at.eq(Some(at)));
         if diesel::update(held).set(ended).execute(c).await? == 0 {
             return Ok(None);

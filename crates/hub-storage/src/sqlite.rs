@@ -36,6 +36,10 @@ pub(crate) type LiteConn = SyncConnectionWrapper<SqliteConnection, Inline>;
 pub(crate) mod names {
     pub(crate) use super::LiteConn as Conn;
     pub(crate) use diesel::sqlite::Sqlite as Db;
+
+    /// Before a column: choose no index for its sake. The planner knows no figures of the data and picks badly
+    /// where a range on time meets an order by something else.
+    pub(crate) const UNINDEXED: &str = "+";
 }
 
 /// How the file is opened.

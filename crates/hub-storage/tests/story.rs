@@ -8,8 +8,8 @@ mod story {
     pub(crate) mod events;
     pub(crate) mod group;
     pub(crate) mod idempotency;
-    pub(crate) mod make;
     pub(crate) mod maintenance;
+    pub(crate) mod make;
     pub(crate) mod spokes;
 }
 

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use hub_protocol::{CallError, ErrorCode, Json, OperationType, ResponseEnvelope};
-use hub_storage::{IdempotencyRow, KeyedOutcome, Stamp};
+use hub_storage::{EdgeRow, IdempotencyRow, KeyedOutcome, Stamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::Run;
 use crate::CoreError;
+use crate::recorder::Change;
 
 /// How long a key names its execution, in milliseconds.
 const KEEP_MS: u64 = 24 * 3600 * 1000;
@@ -80,6 +81,7 @@ impl Run {
                 return Err(CallError::new(ErrorCode::Conflict, "this idempotency key was used with another input")
                     .with_details(&serde_json::json!({ "callId": found.call_id })));
             }
+            self.depends_on(found.call_id).await;
             if let Some(outcome) = found.outcome {
                 return outcome.parse().map(Some).map_err(|_| unreadable());
             }
@@ -93,6 +95,14 @@ impl Run {
             }
         }
         Err(CallError::new(ErrorCode::Conflict, "the call with this idempotency key has not settled").with_retryable(true))
+    }
+
+    /// Shows in the record that this call's result is the other one's.
+    async fn depends_on(&mut self, other: hub_protocol::CallId) {
+        let edge = EdgeRow { source: self.call_id(), target: other, kind: "depends_on".to_owned() };
+        if self.hub().recorder().write(Change::Edge(edge)).await.is_err() {
+            tracing::warn!("an edge was not recorded: the hub is closing");
+        }
     }
 
     async fn wait_for(&mut self, running: &Arc<crate::live::LiveCall>) -> Result<(), CallError> {

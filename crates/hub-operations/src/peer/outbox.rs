@@ -24,6 +24,9 @@ pub struct Stalled;
 /// How many times the limit may be waiting for room before the peer counts as a slow consumer.
 const WAITING_FACTOR: usize = 8;
 
+/// Part of the queue that items of streams may fill.
+const STREAMS: usize = 8;
+
 /// Messages to be written, bounded in bytes. Clones share it.
 ///
 /// Senders wait while more than `limit` bytes are queued. If so many wait that memory is at stake, the connection is
@@ -73,7 +76,20 @@ impl Outbox {
     /// # Errors
     /// When the connection is closed, also while waiting.
     pub async fn send(&self, frame: Bytes) -> Result<(), Stalled> {
-        if self.try_send(&frame)? {
+        self.send_below(frame, self.shared.limit).await
+    }
+
+    /// As [`Outbox::send`] for an item of a stream: it leaves most of the queue to others, so that streams neither
+    /// delay calls nor have much on its way when their reader pauses them.
+    ///
+    /// # Errors
+    /// When the connection is closed, also while waiting.
+    pub async fn send_item(&self, frame: Bytes) -> Result<(), Stalled> {
+        self.send_below(frame, self.shared.limit / STREAMS).await
+    }
+
+    async fn send_below(&self, frame: Bytes, limit: usize) -> Result<(), Stalled> {
+        if self.try_send(&frame, limit)? {
             return Ok(());
         }
         let waiting = Waiting::new(&self.shared, frame.len());
@@ -82,7 +98,7 @@ impl Outbox {
             tokio::pin!(room);
             // Registered before looking, so that room made in between is not missed.
             room.as_mut().enable();
-            if self.try_send(&frame)? {
+            if self.try_send(&frame, limit)? {
                 drop(waiting);
                 return Ok(());
             }
@@ -90,12 +106,12 @@ impl Outbox {
         }
     }
 
-    fn try_send(&self, frame: &Bytes) -> Result<bool, Stalled> {
+    fn try_send(&self, frame: &Bytes, limit: usize) -> Result<bool, Stalled> {
         let mut state = self.shared.lock();
         if state.close.is_some() || state.reader_gone {
             return Err(Stalled);
         }
-        if state.bytes >= self.shared.limit {
+        if state.bytes >= limit.max(1) {
             return Ok(false);
         }
         state.enqueue(frame.clone());
@@ -177,9 +193,10 @@ impl OutboxReader {
     /// `Some(None)`: there is a batch. `Some(Some(_))`: close. `None`: nothing yet.
     fn take(&mut self, batch: &mut Vec<Bytes>, max: usize) -> Option<Option<Close>> {
         let mut state = self.shared.lock();
-        let full_before = state.bytes >= self.shared.limit;
+        let before = state.bytes;
         state.bytes -= std::mem::take(&mut self.taken);
-        if full_before && state.bytes < self.shared.limit {
+        let limit = self.shared.limit;
+        if [limit, (limit / STREAMS).max(1)].iter().any(|mark| before >= *mark && state.bytes < *mark) {
             self.shared.room.notify_waiters();
         }
         let close = state.close.clone();

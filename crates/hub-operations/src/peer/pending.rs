@@ -1,10 +1,11 @@
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use hub_protocol::ops::calls::{AbortMode, Receipt};
 use hub_protocol::{CallAborted, CallError, ErrorCode, Event, IdStyle, Json, encode};
-use super::{Inner, Peer, abort_frame, lost};
+use super::{Inner, Peer, PeerConfig, abort_frame, lost};
 
 /// How a call ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +24,15 @@ pub enum End {
     /// The connection was lost.
     Lost,
 }
+
+/// Part of the bounds at which the sender is paused.
+const PAUSE: usize = 16;
+
+/// Part of the bounds at which a paused sender goes on, early enough that the reader does not run dry.
+const RESUME: usize = 32;
+
+/// What an item costs beside its text.
+const ITEM: usize = 64;
 
 /// State of one call that this side waits for.
 pub(super) struct Slot {
@@ -53,20 +63,18 @@ impl Slot {
         if state.end.is_some() {
             return true;
         }
-        state.bytes += item.size();
+        state.take(&item, inner);
         state.seen += 1;
         state.items.push_back(item);
         let config = &inner.config;
         if self.one {
             state.end = Some(End::Completed);
-        } else if state.items.len() > config.stream_items || state.bytes > config.stream_bytes {
+        } else if state.is_over(config, 1) || (state.items.len() > 1 && inner.held() > config.held_bytes) {
             state.end = Some(End::Failed(
                 CallError::new(ErrorCode::Overloaded, "the reader of this stream is too slow").with_retryable(false),
             ));
             inner.outbox.push(abort_frame(&self.id, Some("reader too slow".to_owned()), None, IdStyle::Empty));
-        } else if !state.paused
-            && (2 * state.items.len() > config.stream_items || 2 * state.bytes > config.stream_bytes)
-        {
+        } else if !state.paused && state.is_over(config, PAUSE) {
             state.paused = true;
             inner.outbox.push(encode(&Event::Pause(self.id.clone()), IdStyle::Empty));
         }
@@ -85,6 +93,23 @@ impl Slot {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Whether more than a `part` of what may be held is held. A single item never counts as too much.
+    fn is_over(&self, config: &PeerConfig, part: usize) -> bool {
+        self.items.len() > 1 && (self.items.len() > config.stream_items / part || self.bytes > config.stream_bytes / part)
+    }
+
+    fn take(&mut self, item: &Json, inner: &Inner) {
+        self.bytes += item.size() + ITEM;
+        inner.held.fetch_add(item.size() + ITEM, Ordering::Relaxed);
+    }
+
+    fn give(&mut self, item: &Json, inner: &Inner) {
+        self.bytes -= item.size() + ITEM;
+        inner.held.fetch_sub(item.size() + ITEM, Ordering::Relaxed);
     }
 }
 
@@ -122,9 +147,8 @@ impl Pending {
         let config = &self.peer.inner.config;
         let mut state = self.slot.lock();
         if let Some(item) = state.items.pop_front() {
-            state.bytes -= item.size();
-            // Both measures: a few large items pause a stream as well as many small ones.
-            if state.paused && 4 * state.items.len() <= config.stream_items && 4 * state.bytes <= config.stream_bytes {
+            state.give(&item, &self.peer.inner);
+            if state.paused && !state.is_over(config, RESUME) {
                 state.paused = false;
                 self.peer.push(&Event::Resume(self.slot.id.clone()));
             }
@@ -168,6 +192,18 @@ impl Pending {
         self.told = true;
     }
 
+    /// Lets go of what nobody will read. Answers whether the call had ended.
+    fn release(&self) -> bool {
+        let mut state = self.slot.lock();
+        let ended = state.end.is_some();
+        // What comes in between this and the end of the slot is dropped at once.
+        state.end.get_or_insert(End::Lost);
+        self.peer.inner.held.fetch_sub(state.bytes, Ordering::Relaxed);
+        state.bytes = 0;
+        state.items.clear();
+        ended
+    }
+
     /// The error that stands for an end without the awaited response.
     #[must_use]
     pub fn error_of(end: End) -> CallError {
@@ -191,7 +227,8 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if self.peer.forget(&self.slot.id) && self.slot.lock().end.is_none() && !self.told {
+        let ended = self.release();
+        if self.peer.forget(&self.slot.id) && !ended && !self.told {
             self.peer.inner.outbox.push(abort_frame(&self.slot.id, None, None, IdStyle::Empty));
         }
     }

@@ -182,7 +182,9 @@ impl Peer {
                 None => return Ok(()),
                 Some(item) => {
                     let frame = responded(id, item?, style);
-                    if self.inner.outbox.send(frame).await.is_err() {
+                    // A stream that always has an item must leave time to other calls.
+                    tokio::task::coop::consume_budget().await;
+                    if self.inner.outbox.send_item(frame).await.is_err() {
                         // Dropping the stream tells its owner, who may keep it for later readers.
                         return Ok(());
                     }

@@ -26,7 +26,8 @@ pub(crate) fn files() -> Vec<(String, String, String)> {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|e| e == "json") {
             let text = std::fs::read_to_string(&path).unwrap();
-            let file: File<serde::de::IgnoredAny> = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+            let file: File<serde::de::IgnoredAny> =
+                serde_json::from_str(&text).unwrap_or_else(|e| panic!("{path:?}: {e}"));
             assert!(!file.cases.is_empty(), "{path:?} has no cases");
             files.push((path.display().to_string(), file.kind, text));
         }

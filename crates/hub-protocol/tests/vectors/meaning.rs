@@ -9,6 +9,7 @@ use crate::format::Text;
 /// The `event` of a frame case.
 #[derive(Deserialize)]
 #[serde(tag = "type", deny_unknown_fields)]
+#[expect(clippy::large_enum_variant, reason = "it mirrors Event and lives for one case")]
 pub(crate) enum Meaning {
     #[serde(rename = "call.requested", rename_all = "camelCase")]
     Requested {

@@ -28,6 +28,7 @@ fn responses() {
         let text = Json::from_text(case.text.get()).unwrap();
         if case.fault {
             ResponseEnvelope::data_of(&text).expect_err(&name);
+            text.parse::<ResponseEnvelope>().expect_err(&name);
             continue;
         }
         let data = case.data.expect(&name).get();

@@ -166,8 +166,7 @@ pub(super) async fn lag_is_reported_and_hurts_nobody_else(bus: Bus) {
 pub(super) async fn publishers_keep_their_order(bus: Bus) {
     const PUBLISHERS: usize = 4;
     const EACH: u64 = 200;
-    let mut subscriptions =
-        [subscribe(&bus.subscriber, "many:1").await, subscribe(&bus.subscriber, "many:*").await];
+    let mut subscriptions = [subscribe(&bus.subscriber, "many:1").await, subscribe(&bus.subscriber, "many:*").await];
     let mut publishers = JoinSet::new();
     for publisher in 0..PUBLISHERS {
         let target = bus.publisher.clone();

@@ -134,7 +134,8 @@ mod tests {
         let (left, lefts) = mpsc::channel(16);
         let (right, rights) = mpsc::channel(16);
         let pending = NonZeroUsize::new(pending).expect("not zero");
-        let out = join(ReceiverStream::new(lefts), ReceiverStream::new(rights), pending, |i: &Item| i.0, |i: &Item| i.0);
+        let out =
+            join(ReceiverStream::new(lefts), ReceiverStream::new(rights), pending, |i: &Item| i.0, |i: &Item| i.0);
         (left, right, Box::pin(out))
     }
 

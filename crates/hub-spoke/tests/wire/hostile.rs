@@ -8,9 +8,21 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::hub::{FakeHub, KEY, soon};
 
 fn garbage() -> Vec<Message> {
-    let deep = format!(r#"{{"type":"call.responded","payload":{{"requestId":"a","output":{}1{}}}}}"#, "[".repeat(5000), "]".repeat(5000));
+    let deep = format!(
+        r#"{{"type":"call.responded","payload":{{"requestId":"a","output":{}1{}}}}}"#,
+        "[".repeat(5000),
+        "]".repeat(5000)
+    );
     let texts = [
-        "", "null", "[]", "{", "\"x\"", "\u{0}", "{}", r#"{"type":1}"#, r#"{"type":"call.responded"}"#,
+        "",
+        "null",
+        "[]",
+        "{",
+        "\"x\"",
+        "\u{0}",
+        "{}",
+        r#"{"type":1}"#,
+        r#"{"type":"call.responded"}"#,
         r#"{"type":"call.responded","id":"","payload":{"requestId":"nobody","output":{"data":1}}}"#,
         r#"{"type":"call.responded","id":"","payload":{"requestId":{},"output":1}}"#,
         r#"{"type":"call.completed","id":"","payload":{"requestId":"nobody"}}"#,

@@ -7,3 +7,4 @@ mod keyed;
 mod reconnect;
 mod serving;
 mod streams;
+mod tls;

@@ -2,7 +2,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::{self, Stream};
 use hub_operations::{End, now_ms};
 use hub_protocol::ops::Operation;
@@ -44,7 +43,6 @@ async fn hang(_: Context, _: Json) -> Result<u32, CallError> {
     std::future::pending().await
 }
 
-#[expect(clippy::unused_async, reason = "handlers are async")]
 async fn panics(_: Context, _: Json) -> Result<u32, CallError> {
     panic!("secret text of a panic")
 }
@@ -101,7 +99,8 @@ async fn it_registers_first_and_serves() {
     assert!(call("math.nothing", json!(1)).await.unwrap_err().is(ErrorCode::OperationNotFound));
     let error = call("math.panics", json!(1)).await.unwrap_err();
     assert!(error.is(ErrorCode::ExecutionError) && !error.message.contains("secret"), "{error}");
-    let mut pending = connection.start(CallRequested::new("env", "math.add", json!({"a": 1, "b": 1}).into()), true).await;
+    let mut pending =
+        connection.start(CallRequested::new("env", "math.add", json!({"a": 1, "b": 1}).into()), true).await;
     let envelope = soon(pending.next()).await.unwrap();
     assert!(envelope.as_str().contains(r#""operationId":"math.add""#), "{}", envelope.as_str());
     assert_eq!(spoke.client().call_raw("demo.echo", json!(4)).await.unwrap().as_str(), "4");

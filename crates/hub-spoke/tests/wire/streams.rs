@@ -16,7 +16,7 @@ use crate::hub::{FakeHub, KEY, envelope, one, soon};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_holds_the_sender_back_and_loses_nothing() {
-    const ITEMS: u64 = 300_000;
+    const ITEMS: u64 = 100_000;
     let made = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&made);
     let hub = FakeHub::start(move |_, _| {
@@ -30,13 +30,13 @@ async fn a_slow_reader_holds_the_sender_back_and_loses_nothing() {
     .await;
     let client = Client::connect(&hub.url(), KEY).await.unwrap();
     let mut stream = client.request("demo.count").subscribe().await.unwrap();
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
     let ahead = made.load(Ordering::Relaxed);
-    assert!(ahead < ITEMS / 2, "the sender was not held back: {ahead}");
+    assert!(ahead < ITEMS * 3 / 4, "the sender was not held back: {ahead}");
     for n in 0..ITEMS {
         let item: serde_json::Value = soon(stream.next()).await.unwrap().unwrap().parse().unwrap();
         assert_eq!(item["n"], n);
-        if n % 50_000 == 0 {
+        if n % 20_000 == 0 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

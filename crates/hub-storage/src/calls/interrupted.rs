@@ -57,8 +57,8 @@ impl Open {
             spoke: self.spoke.as_deref(),
             error,
         };
-        let payload = Json::from_serialize(&payload)
-            .map_err(|error| diesel::result::Error::SerializationError(error.into()))?;
+        let payload =
+            Json::from_serialize(&payload).map_err(|error| diesel::result::Error::SerializationError(error.into()))?;
         let (topic, kind) = (format!("call:{}", self.call_id), "failed".to_owned());
         Ok(NewEvent { topic, kind, at, payload, root: Some(self.root) })
     }
@@ -90,7 +90,11 @@ backends! {
         let live: Vec<Open> = live.load(c).await?;
         let ids: Vec<BindId> = live.iter().map(|call| call.call_id.into()).collect();
         diesel::update(calls::table.filter(calls::call_id.eq_any(&ids)))
-            .set((calls::status.eq("failed"), calls::error.eq(BindDoc::from(error.clone())), calls::completed_at.eq(Some(at))))
+            .set((
+                calls::status.eq("failed"),
+                calls::error.eq(BindDoc::from(error.clone())),
+                calls::completed_at.eq(Some(at)),
+            ))
             .execute(c)
             .await?;
         let unfinished = idempotency_keys::call_id.eq_any(&ids);

@@ -112,9 +112,7 @@ fn refuse_newer(conn: &mut SqliteConnection) -> Result<(), StoreError> {
     let applied = diesel::sql_query("SELECT version FROM __diesel_schema_migrations").load::<Version>(conn)?;
     match applied.into_iter().map(|row| row.version).filter(|version| !known.contains(version)).max() {
         None => Ok(()),
-        Some(found) => {
-            Err(StoreError::NewerDatabase { found, known: known.into_iter().max().unwrap_or_default() })
-        }
+        Some(found) => Err(StoreError::NewerDatabase { found, known: known.into_iter().max().unwrap_or_default() }),
     }
 }
 

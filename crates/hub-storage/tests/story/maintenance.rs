@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use hub_protocol::CallId;
-use hub_storage::{AuditFilter, CallBatch, CallFilter, EdgeRow, NewEvent, Retention, SqliteOptions, Store, StoreError, Swept};
+use hub_storage::{
+    AuditFilter, CallBatch, CallFilter, EdgeRow, NewEvent, Retention, SqliteOptions, Store, StoreError, Swept,
+};
 
 use super::make::*;
 use crate::Backend;
@@ -15,7 +17,8 @@ pub(crate) async fn sweep_by_age<B: Backend>() {
     (old.status, old.completed_at) = ("completed".into(), Some(at(5)));
     (slow.status, slow.completed_at) = ("completed".into(), Some(at(95)));
     let edge = |source, target| EdgeRow { source, target, kind: "triggered".into() };
-    let edges = vec![edge(old.call_id, slow.call_id), edge(slow.call_id, live.call_id), edge(live.call_id, old.call_id)];
+    let edges =
+        vec![edge(old.call_id, slow.call_id), edge(slow.call_id, live.call_id), edge(live.call_id, old.call_id)];
     let started = vec![old.clone(), slow.clone(), live.clone()];
     store.calls().record(CallBatch { started, edges, ..CallBatch::default() }).await.unwrap();
     store.audit().append(audit("a", "b")).await.unwrap();

@@ -1,0 +1,286 @@
+//! Configuration: flags over environment (`HUB_…`) over `.env` over a TOML file over defaults.
+//!
+//! One table ([`KEYS`]) drives all four, the help text and what `hub-server config` prints.
+
+mod layers;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hub_core::Settings;
+use hub_operations::PeerConfig;
+use hub_storage::Retention;
+use ipnet::IpNet;
+
+pub use layers::{Layered, Lookup, Source, command};
+
+/// One setting.
+#[derive(Debug)]
+pub struct Key {
+    /// Name in TOML and, with dashes, as a flag; in capitals behind `HUB_` in the environment.
+    pub name: &'static str,
+    /// Default; empty is unset.
+    pub default: &'static str,
+    /// What it does, with its unit.
+    pub help: &'static str,
+    /// Whether it takes no value as a flag.
+    pub switch: bool,
+    /// Whether `config` hides its value.
+    pub secret: bool,
+}
+
+const fn key(name: &'static str, default: &'static str, help: &'static str) -> Key {
+    Key { name, default, help, switch: false, secret: false }
+}
+
+const fn switch(name: &'static str, help: &'static str) -> Key {
+    Key { name, default: "false", help, switch: true, secret: false }
+}
+
+/// Every setting.
+pub const KEYS: &[Key] = &[
+    key("listen", "127.0.0.1:3300", "address and port to listen on; port 0 takes a free one"),
+    key("data_dir", "", "folder for the database and the admin key [default: the platform's data folder]"),
+    key("base_path", "", "path that everything is served below, for example /hub behind a proxy"),
+    key("tls_cert", "", "PEM file with the certificate chain; with tls_key turns TLS on"),
+    key("tls_key", "", "PEM file with the private key"),
+    switch("allow_insecure_bind", "listen beyond loopback without TLS or trusted proxies"),
+    key("trusted_proxies", "", "addresses or networks whose X-Forwarded-* headers are believed, by commas"),
+    key("allowed_origins", "", "origins of browsers that may connect, by commas [default: the same host]"),
+    key("max_connections", "20000", "most open connections"),
+    key("max_message_bytes", "1048576", "largest WebSocket message and HTTP body, in bytes"),
+    key("max_in_flight", "1024", "most calls in flight per connection"),
+    key("outbound_buffer_bytes", "1048576", "most bytes queued for a peer that reads slowly"),
+    key("stall_timeout_ms", "10000", "a peer that takes no byte for so long is a slow consumer"),
+    key("ping_interval_ms", "15000", "how often WebSocket peers are pinged; silent for two intervals is dead"),
+    key("header_timeout_ms", "30000", "longest wait for an HTTP request's head, also between requests"),
+    key("body_timeout_ms", "30000", "longest wait for an HTTP request's body"),
+    key("heartbeat_ms", "15000", "how often spokes are asked to call hub.heartbeat"),
+    key("shutdown_grace_ms", "30000", "how long running mutations may take at shutdown"),
+    key("retention_calls_days", "30", "how long call records are kept; 0 is for ever"),
+    key("retention_events_days", "30", "how long events are kept; 0 is for ever"),
+    key("retention_audit_days", "365", "how long the audit log is kept; 0 is for ever"),
+    key("log", "info", "log filter, for example info,hub_core=debug"),
+    key("log_format", "text", "text or json"),
+];
+
+/// The effective configuration, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Where data is.
+    pub data_dir: PathBuf,
+    /// Empty, or `/path` without a slash at the end.
+    pub base_path: String,
+    /// Certificate chain and private key.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Whose forwarding headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Origins of browsers; empty is the same host only.
+    pub allowed_origins: Vec<String>,
+    /// Bounds of connections.
+    pub bounds: Bounds,
+    /// How long running mutations may take at shutdown.
+    pub shutdown_grace: Duration,
+    /// Settings of the hub itself.
+    pub hub: Settings,
+    /// Log filter.
+    pub log: String,
+    /// Whether logs are JSON.
+    pub log_json: bool,
+}
+
+/// Bounds of connections.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// Open connections.
+    pub connections: usize,
+    /// WebSocket message and HTTP body, in bytes.
+    pub message: usize,
+    /// Queued for a slow peer, in bytes.
+    pub outbound: usize,
+    /// Without progress in writing.
+    pub stall: Duration,
+    /// Between pings.
+    pub ping: Duration,
+    /// For a request's head.
+    pub header: Duration,
+    /// For a request's body.
+    pub body: Duration,
+}
+
+/// A setting that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The value does not parse.
+    #[error("{key} = {value:?} (from {origin}) is not {expected}")]
+    Value {
+        /// Which setting.
+        key: &'static str,
+        /// What it has.
+        value: String,
+        /// Where from.
+        origin: Source,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// The file has a setting that does not exist.
+    #[error("{file}: unknown setting {key:?}; `hub-server config` lists them all")]
+    Unknown {
+        /// Which file.
+        file: PathBuf,
+        /// Which setting.
+        key: String,
+    },
+    /// A file can't be read.
+    #[error("cannot read {file}: {reason}")]
+    File {
+        /// Which file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// Settings that don't go together.
+    #[error("{0}")]
+    Rule(String),
+}
+
+impl Config {
+    /// Reads typed values out of the layers.
+    ///
+    /// # Errors
+    /// When a value does not parse or two don't go together; names the setting and where it came from.
+    pub fn from_layers(layers: &Layered) -> Result<Self, ConfigError> {
+        let ms = |key| layers.parse::<u64>(key, "a number of milliseconds").map(Duration::from_millis);
+        let bytes = |key| layers.parse::<usize>(key, "a number of bytes");
+        let days = |key| {
+            let days = layers.parse::<u64>(key, "a number of days")?;
+            Ok::<_, ConfigError>((days > 0).then(|| Duration::from_secs(days * 24 * 3600)))
+        };
+        let bounds = Bounds {
+            connections: layers.parse("max_connections", "a number")?,
+            message: bytes("max_message_bytes")?,
+            outbound: bytes("outbound_buffer_bytes")?,
+            stall: ms("stall_timeout_ms")?,
+            ping: ms("ping_interval_ms")?,
+            header: ms("header_timeout_ms")?,
+            body: ms("body_timeout_ms")?,
+        };
+        let peer = PeerConfig { max_serving: layers.parse("max_in_flight", "a number")?, ..PeerConfig::default() };
+        let retention = Retention {
+            calls: days("retention_calls_days")?,
+            events: days("retention_events_days")?,
+            audit: days("retention_audit_days")?,
+        };
+        let config = Self {
+            listen: layers.parse("listen", "an address like 127.0.0.1:3300")?,
+            data_dir: layers.data_dir()?,
+            base_path: base_path(layers)?,
+            tls: tls(layers)?,
+            trusted_proxies: networks(layers)?,
+            allowed_origins: layers.list("allowed_origins"),
+            bounds,
+            shutdown_grace: ms("shutdown_grace_ms")?,
+            hub: Settings {
+                peer,
+                retention,
+                heartbeat_ms: layers.parse("heartbeat_ms", "a number of milliseconds")?,
+                ..Settings::default()
+            },
+            log: layers.text("log").to_owned(),
+            log_json: log_json(layers)?,
+        };
+        config.check_bind(layers.parse("allow_insecure_bind", "true or false")?)?;
+        Ok(config)
+    }
+
+    /// Keys must not cross a network in clear.
+    fn check_bind(&self, allowed: bool) -> Result<(), ConfigError> {
+        let safe = self.listen.ip().is_loopback() || self.tls.is_some() || !self.trusted_proxies.is_empty();
+        if safe || allowed {
+            return Ok(());
+        }
+        Err(ConfigError::Rule(format!(
+            "refusing to listen on {} without TLS: keys would cross the network in clear; set --tls-cert and --tls-key, \
+             or --trusted-proxies if a proxy in front does TLS, or --allow-insecure-bind",
+            self.listen
+        )))
+    }
+}
+
+fn base_path(layers: &Layered) -> Result<String, ConfigError> {
+    let text = layers.text("base_path").trim_end_matches('/');
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.~".contains(c);
+    if text.is_empty() || text.starts_with('/') && text.chars().all(plain) {
+        return Ok(text.to_owned());
+    }
+    Err(layers.bad("base_path", "a path like /hub"))
+}
+
+fn tls(layers: &Layered) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
+    match (layers.text("tls_cert"), layers.text("tls_key")) {
+        ("", "") => Ok(None),
+        (cert, key) if !cert.is_empty() && !key.is_empty() => Ok(Some((cert.into(), key.into()))),
+        _ => Err(ConfigError::Rule("tls_cert and tls_key go together".into())),
+    }
+}
+
+fn networks(layers: &Layered) -> Result<Vec<IpNet>, ConfigError> {
+    let parse = |text: &String| {
+        let address = text.parse::<std::net::IpAddr>().map(IpNet::from);
+        text.parse::<IpNet>().or(address).map_err(|_| layers.bad("trusted_proxies", "addresses or networks by commas"))
+    };
+    layers.list("trusted_proxies").iter().map(parse).collect()
+}
+
+fn log_json(layers: &Layered) -> Result<bool, ConfigError> {
+    match layers.text("log_format") {
+        "text" => Ok(false),
+        "json" => Ok(true),
+        _ => Err(layers.bad("log_format", "text or json")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(flags: &[&str], env: &[(&str, &str)], dotenv: &str, toml: &str) -> Result<Config, ConfigError> {
+        let matches = command().try_get_matches_from([&["hub-server"], flags].concat()).unwrap();
+        let env: Vec<(String, String)> = env.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        let lookup = move |name: &str| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+        Config::from_layers(&Layered::build(&matches, &lookup, dotenv, Some(("hub.toml".into(), toml.into())))?)
+    }
+
+    #[test]
+    fn each_layer_yields_to_the_one_above() {
+        let toml = "max_connections = 1\nheartbeat_ms = 1\nping_interval_ms = 1\nstall_timeout_ms = 7";
+        let dotenv = "# a comment\nHUB_MAX_CONNECTIONS=2\nHUB_HEARTBEAT_MS = \"2\"\nHUB_PING_INTERVAL_MS=2\n";
+        let env = [("HUB_MAX_CONNECTIONS", "3"), ("HUB_HEARTBEAT_MS", "3")];
+        let config = config(&["--max-connections", "4"], &env, dotenv, toml).unwrap();
+        assert_eq!(config.bounds.connections, 4);
+        assert_eq!(config.hub.heartbeat_ms, 3);
+        assert_eq!(config.bounds.ping.as_millis(), 2);
+        assert_eq!(config.bounds.stall.as_millis(), 7);
+        assert_eq!(config.bounds.header.as_millis(), 30_000);
+    }
+
+    #[test]
+    fn errors_name_the_setting_and_its_source() {
+        let message = config(&[], &[("HUB_LISTEN", "nowhere")], "", "").unwrap_err().to_string();
+        assert_eq!(message, "listen = \"nowhere\" (from HUB_LISTEN) is not an address like 127.0.0.1:3300");
+        let message = config(&[], &[], "", "listne = \"x\"").unwrap_err().to_string();
+        assert!(message.contains("listne"), "{message}");
+    }
+
+    #[test]
+    fn keys_do_not_cross_a_network_in_clear_by_accident() {
+        assert!(config(&["--listen", "0.0.0.0:1"], &[], "", "").is_err());
+        assert!(config(&["--listen", "[::]:1"], &[], "", "").is_err());
+        assert!(config(&["--listen", "0.0.0.0:1", "--allow-insecure-bind"], &[], "", "").is_ok());
+        assert!(config(&["--listen", "0.0.0.0:1"], &[], "HUB_TRUSTED_PROXIES=10.0.0.0/8, 192.0.2.1", "").is_ok());
+        assert!(config(&["--tls-cert", "c.pem"], &[], "", "").is_err());
+    }
+}

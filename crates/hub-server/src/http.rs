@@ -1,0 +1,113 @@
+//! The HTTP face (protocol §8): routes, and what every request passes before it reaches one.
+
+mod auth;
+mod body;
+mod calls;
+mod health;
+mod openapi;
+mod operations;
+mod problem;
+mod sse;
+mod upgrade;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use hub_core::Hub;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::serve::Progress;
+
+pub use openapi::document as openapi_document;
+use problem::Problem;
+
+/// The address at the other end of the TCP connection.
+#[derive(Clone, Copy)]
+pub(crate) struct PeerAddress(pub(crate) SocketAddr);
+
+/// What handlers are given.
+#[derive(Clone)]
+pub(crate) struct App {
+    hub: Hub,
+    config: Arc<Config>,
+    metrics: PrometheusHandle,
+    progress: Arc<Progress>,
+    /// Connections that have left HTTP.
+    upgraded: TaskTracker,
+}
+
+impl App {
+    pub(crate) fn new(
+        hub: Hub,
+        config: Config,
+        metrics: PrometheusHandle,
+        progress: Arc<Progress>,
+        upgraded: TaskTracker,
+    ) -> Self {
+        Self { hub, config: Arc::new(config), metrics, progress, upgraded }
+    }
+
+    /// All routes, below the base path.
+    pub(crate) fn router(&self) -> Router {
+        let routes = Router::new()
+            .route("/ws", get(upgrade::upgrade))
+            .route("/api/operations", get(operations::list))
+            .route("/api/operations/{id}", get(operations::show).post(operations::call))
+            .route("/api/call", post(operations::call_by_body))
+            .route("/api/batch", post(operations::batch))
+            .route("/api/events", get(calls::events))
+            .route("/api/calls", get(calls::list))
+            .route("/api/calls/{id}", get(calls::show).delete(calls::abort))
+            .route("/api/calls/{id}/tree", get(calls::tree))
+            .route("/api/calls/{id}/events", get(calls::observe))
+            .route("/openapi.json", get(openapi::serve))
+            .route("/healthz", get(health::alive))
+            .route("/readyz", get(health::ready))
+            .route("/metrics", get(health::metrics))
+            .fallback(not_found)
+            .method_not_allowed_fallback(wrong_method)
+            .layer(middleware::from_fn_with_state(self.clone(), guard))
+            .with_state(self.clone());
+        if self.config.base_path.is_empty() { routes } else { Router::new().nest(&self.config.base_path, routes) }
+    }
+}
+
+/// Before every route: no key in the query string, and a count afterwards.
+async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+    let response = if auth::has_key_in_query(request.uri().query().unwrap_or_default()) {
+        Problem::bad_request("a key in the query string is refused: it would end up in logs; send `Authorization: Bearer <key>`")
+            .into_response()
+    } else {
+        tracing::debug!(
+            http.method = %request.method(),
+            http.path = request.uri().path(),
+            client.address = ?auth::client_address(&app.config, &request),
+            "request"
+        );
+        next.run(request).await
+    };
+    let class = match response.status().as_u16() {
+        100..200 => "1xx",
+        200..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        _ => "5xx",
+    };
+    metrics::counter!("hub_http_requests_total", "status" => class).increment(1);
+    response
+}
+
+async fn not_found() -> Problem {
+    Problem::new(http::StatusCode::NOT_FOUND, "NOT_FOUND", "no such path; see /openapi.json")
+}
+
+async fn wrong_method() -> Problem {
+    Problem::new(http::StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "this path has other methods; see /openapi.json")
+}

@@ -1,0 +1,177 @@
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hub_core::Hub;
+use hub_storage::{SqliteOptions, Store};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::accept::Acceptor;
+use crate::config::Config;
+use crate::http::App;
+use crate::lock::FolderLock;
+use crate::{signals, telemetry};
+
+/// Steps of starting, in order; `readyz` shows how far the hub is.
+pub(crate) const STEPS: [&str; 4] = ["folder", "store", "hub", "listener"];
+
+/// How far the hub has come.
+#[derive(Default)]
+pub(crate) struct Progress(AtomicU8);
+
+impl Progress {
+    fn reached(&self, step: u8) {
+        self.0.store(step, Ordering::Relaxed);
+    }
+
+    /// Number of steps done.
+    pub(crate) fn steps(&self) -> usize {
+        usize::from(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// A running server.
+pub struct Server {
+    address: SocketAddr,
+    scheme: &'static str,
+    base_path: String,
+    admin_key: Option<std::path::PathBuf>,
+    hub: Hub,
+    grace: Duration,
+    stop_accepting: CancellationToken,
+    faces: TaskTracker,
+    _lock: FolderLock,
+}
+
+/// Runs a hub until it is asked to stop; answers whether it went down cleanly.
+///
+/// # Errors
+/// When it can't start; the text names cause and remedy.
+#[expect(clippy::print_stdout, reason = "tells the person who starts the hub where it is")]
+pub async fn run(config: Config) -> Result<bool> {
+    let data_dir = config.data_dir.clone();
+    let server = start(config).await?;
+    println!("hub {} listening on {}", env!("CARGO_PKG_VERSION"), server.url());
+    println!("data in {}", data_dir.display());
+    let key = data_dir.join("admin.key");
+    match &server.admin_key {
+        Some(path) => println!("made an admin key: {} (readable by you only)", path.display()),
+        None => println!("admin key: {}", key.display()),
+    }
+    println!("try:  curl -H \"Authorization: Bearer $(cat '{}')\" {}/api/operations", key.display(), server.url());
+    signals::stop_requested().await;
+    tokio::select! {
+        clean = server.stop() => Ok(clean),
+        () = signals::stop_at_once() => Ok(false),
+    }
+}
+
+/// Starts a hub: folder, store, hub, listener, in this order; nothing is served before all are there.
+///
+/// # Errors
+/// When a step fails.
+pub async fn start(config: Config) -> Result<Server> {
+    // One TLS provider in the whole process; a second call finds it installed.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let metrics = telemetry::metrics()?;
+    let progress = Arc::new(Progress::default());
+    create_folder(&config.data_dir)?;
+    let lock = FolderLock::take(&config.data_dir)?;
+    progress.reached(1);
+    let database = config.data_dir.join("hub.db");
+    let store = Store::open_sqlite(&database, SqliteOptions::default()).await;
+    let store = store.with_context(|| format!("cannot open the database {}", database.display()))?;
+    progress.reached(2);
+    let hub = Hub::builder(store).settings(config.hub.clone()).build().await?;
+    let admin_key = write_first_key(&hub, &config).await?;
+    progress.reached(3);
+    let listener = TcpListener::bind(config.listen).await.with_context(|| {
+        format!("cannot listen on {}: is another program there? choose another --listen", config.listen)
+    })?;
+    let address = listener.local_addr()?;
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let stop_accepting = CancellationToken::new();
+    let faces = TaskTracker::new();
+    let app = App::new(hub.clone(), config.clone(), metrics, Arc::clone(&progress), faces.clone());
+    let acceptor = Acceptor::new(&config, app, stop_accepting.clone(), faces.clone())?;
+    faces.spawn(acceptor.run(listener));
+    progress.reached(4);
+    tracing::info!(address = %address, hub.id = %hub.id(), "the hub is up");
+    Ok(Server {
+        address,
+        scheme,
+        base_path: config.base_path,
+        admin_key,
+        hub,
+        grace: config.shutdown_grace,
+        stop_accepting,
+        faces,
+        _lock: lock,
+    })
+}
+
+impl Server {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Base URL for HTTP, without a slash at the end.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}://{}{}", self.scheme, self.address, self.base_path)
+    }
+
+    /// The hub inside.
+    #[must_use]
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// Goes down: stop accepting → let running mutations finish, cut reads off, send peers away → end connections →
+    /// write records → close the store. Answers whether all of it ended within the grace.
+    pub async fn stop(self) -> bool {
+        self.stop_accepting.cancel();
+        let clean = self.hub.shut_down(self.grace).await;
+        self.faces.close();
+        let faces = tokio::time::timeout(Duration::from_secs(2), self.faces.wait()).await.is_ok();
+        if !faces {
+            tracing::warn!("connections were cut off");
+        }
+        clean
+    }
+}
+
+fn create_folder(folder: &std::path::Path) -> Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder).with_context(|| format!("cannot create the data folder {}", folder.display()))
+}
+
+/// On the first start makes an admin key and leaves it in `admin.key`, for the owner's eyes only.
+async fn write_first_key(hub: &Hub, config: &Config) -> Result<Option<std::path::PathBuf>> {
+    use std::io::Write as _;
+    let Some(key) = hub.first_key().await? else { return Ok(None) };
+    let path = config.data_dir.join("admin.key");
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    #[cfg(unix)]
+    {
+        // A file that was there before keeps its mode when it is opened.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        file.set_permissions(mode)?;
+    }
+    writeln!(file, "{}", key.text)?;
+    file.sync_all()?;
+    Ok(Some(path))
+}
