@@ -1,1 +1,1 @@
-//! End-to-end tests: the real server driven by the real SDK.
+//! End-to-end tests live in `tests/e2e/`: the real server driven by the real SDK.

@@ -53,18 +53,24 @@ pub async fn run(make: impl AsyncFn(usize) -> Bus) {
 }
 
 async fn subscribe(target: &EventTarget, topic: &str) -> Subscription {
-    let subscribed = tokio::time::timeout(PATIENCE, target.subscribe(topic)).await;
-    subscribed.expect("subscribe does not return").expect("subscribe")
+    within("subscribe", target.subscribe(topic)).await.expect("subscribe")
 }
 
 async fn publish(target: &EventTarget, topic: &str, payload: impl Into<bytes::Bytes>) {
-    let published = tokio::time::timeout(PATIENCE, target.publish(Message::new(topic, payload))).await;
-    published.expect("publish does not return").expect("publish");
+    within("publish", target.publish(Message::new(topic, payload))).await.expect("publish");
 }
 
 async fn next(subscription: &mut Subscription) -> Option<Delivery> {
-    let next = tokio::time::timeout(PATIENCE, subscription.recv()).await;
-    next.unwrap_or_else(|_| panic!("nothing arrives on {subscription:?}"))
+    within("a delivery", subscription.recv()).await
+}
+
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::select! {
+        // Not tokio's timeout: it looks at the future once more at the end, which would hide a missing wake-up.
+        biased;
+        () = tokio::time::sleep(PATIENCE) => panic!("{what} does not come"),
+        value = future => value,
+    }
 }
 
 async fn message(subscription: &mut Subscription) -> Message {

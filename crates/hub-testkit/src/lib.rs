@@ -1,1 +1,14 @@
-//! Test support: a hub in a temp folder, fault injectors, story suites.
+//! Test support, a dev-dependency only.
+//!
+//! [`TestHub`] is the real server in this process on a free port over a temp folder; [`HubProcess`] is the real binary,
+//! to be killed; [`RawPeer`] is a WebSocket that says exactly what it is told to.
+//!
+//! **Non-goals.** No mock of the project's own code.
+
+mod hub;
+mod process;
+mod raw;
+
+pub use hub::TestHub;
+pub use process::{HubProcess, free_port, server_binary};
+pub use raw::{Closed, RawPeer};

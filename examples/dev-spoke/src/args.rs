@@ -12,7 +12,7 @@ use dev_spoke::Limits;
 Examples:
   dev-spoke                        offer this folder to the hub on this machine
   dev-spoke --read-only ~/project  only let callers look
-  HUB_KEY=hk_... dev-spoke --url wss://hub.example.org --name laptop ~/project
+  HUB_KEY=hub_... dev-spoke --url wss://hub.example.org --name laptop ~/project
 
 What is offered, as dev.NAME.<operation>, and the scope that a caller's key needs:
   fs.read, fs.list, fs.search      dev:read

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use super::{Bus, PATIENCE, message, next, number, parse, publish, subscribe};
+use super::{Bus, message, next, number, parse, publish, subscribe, within};
 use crate::{Delivery, EventTarget, MAX_TOPIC_BYTES, Message, TargetError};
 
 /// Queue capacity of the lag case.
@@ -229,6 +229,5 @@ async fn subscriptions_become(target: &EventTarget, wanted: usize) {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
     };
-    let noticed = tokio::time::timeout(PATIENCE, noticed).await;
-    assert!(noticed.is_ok(), "{} subscriptions instead of {wanted}", target.subscriptions());
+    within("the new number of subscriptions", noticed).await;
 }

@@ -89,3 +89,5 @@ impl<S: Stream, K, F> Drop for Group<S, K, F> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wake_tests;

@@ -1,1 +1,0 @@
-//! Other worlds' operations in and out of the hub.

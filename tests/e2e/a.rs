@@ -1,0 +1,1 @@
+//! Temporary binary of one group of tests.

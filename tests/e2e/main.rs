@@ -1,0 +1,3 @@
+//! Every promise and every face, over real sockets.
+
+mod smoke;
