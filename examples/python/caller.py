@@ -3,6 +3,7 @@
     python caller.py [--url ws://127.0.0.1:3300/ws] [--name py] [--key KEY]    (or the key in HUB_KEY)
 """
 import argparse, asyncio, json, os, uuid
+from contextlib import aclosing
 from websockets.asyncio.client import connect
 
 
@@ -27,42 +28,43 @@ class Hub:
     async def send(self, kind, payload):
         await self.socket.send(json.dumps({"type": kind, "id": "", "payload": payload}))
 
-    async def subscribe(self, operation, **params):
-        """Yields the data of each response. Leaving the loop early aborts the call."""
+    async def responses(self, operation, params, only_one):
+        """Yields the data of each response; closed before the end, it aborts the call."""
         request, over = str(uuid.uuid4()), False
         queue = self.waiting[request] = asyncio.Queue()
         try:
             await self.send("call.requested", {"requestId": request, "operationId": operation, "input": params})
-            while True:
+            while not over:
                 kind, payload = await queue.get()
-                over = kind != "call.responded"
-                if kind == "call.error":
+                over = only_one or kind != "call.responded"
+                if kind == "call.responded":
+                    yield payload["output"].get("data")
+                elif kind == "call.error":
                     raise RuntimeError(f"{payload['code']}: {payload['message']}")
-                if over:
-                    return
-                yield payload["output"].get("data")
         finally:
             del self.waiting[request]
             if not over:
-                # For a call that has been answered already this says nothing new, and the hub ignores it.
                 await self.send("call.aborted", {"requestId": request})
 
     async def call(self, operation, **params):
         """The data of the one response of a query or mutation."""
-        async for data in self.subscribe(operation, **params):
-            return data
+        async with aclosing(self.responses(operation, params, True)) as responses:
+            return await anext(responses)
+
+    def subscribe(self, operation, **params):
+        """The data of all responses of a subscription: `async with hub.subscribe(...) as items`."""
+        return aclosing(self.responses(operation, params, False))
 
 
 async def main(args):
     async with connect(args.url, additional_headers={"Authorization": f"Bearer {args.key}"}) as socket:
         hub = Hub(socket)
         print("2 + 3 =", await hub.call(f"client.{args.name}.demo.add", a=2, b=3))
-        numbers = hub.subscribe(f"client.{args.name}.demo.count", to=1000, pauseMs=50)
-        async for number in numbers:
-            print("counted", number)
-            if number == 3:
-                break
-        await numbers.aclose()
+        async with hub.subscribe(f"client.{args.name}.demo.count", to=1000, pauseMs=50) as numbers:
+            async for number in numbers:
+                print("counted", number)
+                if number == 3:
+                    break
         print("stopped it")
 
 

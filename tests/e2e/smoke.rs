@@ -15,15 +15,15 @@ struct Numbers {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spoke_registers_and_is_called() -> Result<()> {
     let hub = TestHub::start().await?;
-    let spoke = hub
-        .spoke("adder")
-        .spoke_type("compute")
-        .query("math.add", "Adds two numbers.", |_, n: Numbers| async move {
-            Ok::<i64, hub_protocol::CallError>(n.a + n.b)
-        })
-        .build()?
-        .start()
-        .await?;
+    let spoke =
+        hub.spoke("adder")
+            .spoke_type("compute")
+            .query("math.add", "Adds two numbers.", |_, n: Numbers| async move {
+                Ok::<i64, hub_protocol::CallError>(n.a + n.b)
+            })
+            .build()?
+            .start()
+            .await?;
     let client = hub.client().await?;
     let sum = client.call_raw("math.add", serde_json::json!({"a": 2, "b": 40})).await?;
     assert_eq!(sum.as_str(), "42");

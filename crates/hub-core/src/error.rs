@@ -64,7 +64,9 @@ impl From<CoreError> for CallError {
                 tracing::error!(error = %chain(&source), "the registry failed");
                 Self::new(ErrorCode::ExecutionError, "the hub is misconfigured")
             }
-            CoreError::Random => Self::new(ErrorCode::ExecutionError, "the hub has no random bytes").with_retryable(true),
+            CoreError::Random => {
+                Self::new(ErrorCode::ExecutionError, "the hub has no random bytes").with_retryable(true)
+            }
             CoreError::Conflict(message) => Self::new(ErrorCode::Conflict, message),
             CoreError::Denied(message) => Self::new(ErrorCode::AccessDenied, message),
             CoreError::Invalid(message) => Self::new(ErrorCode::ValidationError, message.clone())

@@ -149,7 +149,8 @@ impl HubBuilder {
         let about = About { id: HubId::new(), started_at: now_ms(), draining: AtomicBool::new(false), settings };
         let live = Live { calls: CallTable::new(about.settings.limits), detached: Mutex::default() };
         let doors = Doors::default();
-        let hub = Hub { inner: Arc::new(Inner { about, store, log, registry, directory, live, doors, recorder, tasks }) };
+        let hub =
+            Hub { inner: Arc::new(Inner { about, store, log, registry, directory, live, doors, recorder, tasks }) };
         hub.tasks().spawn("sweeper", sweep(hub.clone()));
         hub.tasks().spawn("expiry", expire(hub.clone()));
         Ok(hub)

@@ -177,8 +177,7 @@ impl Doorman {
                 if row.revoked_at.is_some() {
                     return Ok(None);
                 }
-                let known =
-                    Known { hash: row.hash.clone(), principal: Principal::of(&row), seen_at: now.millis() };
+                let known = Known { hash: row.hash.clone(), principal: Principal::of(&row), seen_at: now.millis() };
                 if !bool::from(known.hash.ct_eq(&hash)) {
                     return Ok(None);
                 }

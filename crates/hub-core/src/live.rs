@@ -85,7 +85,18 @@ pub(crate) struct NewCall {
 impl LiveCall {
     pub(crate) fn new(new: NewCall) -> Self {
         let NewCall {
-            id, root, depth, parent, request_id, definition, input, idempotency_key, caller, deadline, budget, rerun,
+            id,
+            root,
+            depth,
+            parent,
+            request_id,
+            definition,
+            input,
+            idempotency_key,
+            caller,
+            deadline,
+            budget,
+            rerun,
         } = new;
         Self {
             id,

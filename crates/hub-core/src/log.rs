@@ -86,7 +86,8 @@ impl EventLog {
             Some(after) => after,
             None => self.last().await?,
         };
-        let reader = Reader { log: self.clone(), hints, root, position, ready: VecDeque::new(), started: false, idle: false };
+        let reader =
+            Reader { log: self.clone(), hints, root, position, ready: VecDeque::new(), started: false, idle: false };
         Ok(stream::try_unfold(reader, |mut reader| async move {
             let item = reader.next().await?;
             Ok(Some((item, reader)))

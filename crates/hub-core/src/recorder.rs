@@ -215,8 +215,19 @@ fn gather(jobs: &mut Vec<Job>) -> (CallBatch, Vec<oneshot::Sender<()>>) {
 }
 
 fn apply(row: &mut CallRow, update: CallUpdate) {
-    let CallUpdate { call_id: _, status, spoke, attempts, output, output_size, output_hash, error, completed_at, items, cost } =
-        update;
+    let CallUpdate {
+        call_id: _,
+        status,
+        spoke,
+        attempts,
+        output,
+        output_size,
+        output_hash,
+        error,
+        completed_at,
+        items,
+        cost,
+    } = update;
     row.status = status;
     row.spoke = spoke;
     row.attempts = attempts;

@@ -47,7 +47,9 @@ impl Rerun {
         let operation = live.definition.id();
         let input = live.input.text.as_ref().and_then(value);
         let same = |row: &CallRow| {
-            row.operation_id == operation && row.input.as_ref().and_then(value) == input && row.input_hash == live.input.hash
+            row.operation_id == operation
+                && row.input.as_ref().and_then(value) == input
+                && row.input_hash == live.input.hash
         };
         let found = state.nested.iter().position(|row| row.as_ref().is_some_and(same));
         let Some(row) = found.and_then(|at| state.nested[at].take()) else {

@@ -187,7 +187,10 @@ impl Session {
             return Ok(());
         }
         if state.topics.len() >= MAX_TOPICS || topic.len() > 200 {
-            return Err(CallError::new(ErrorCode::Overloaded, format!("a connection follows at most {MAX_TOPICS} topics")));
+            return Err(CallError::new(
+                ErrorCode::Overloaded,
+                format!("a connection follows at most {MAX_TOPICS} topics"),
+            ));
         }
         let stop = CancellationToken::new();
         state.topics.insert(topic.clone(), stop.clone().drop_guard());
@@ -219,8 +222,13 @@ async fn forward(hub: Hub, session: Weak<Session>, topic: String) {
         }
         let Some(session) = session.upgrade() else { return };
         let (kind, id) = topic.split_once(':').unwrap_or((&topic, ""));
-        let payload = serde_json::json!({ "seq": row.seq, "type": row.kind, "at": row.at.millis(), "payload": row.payload });
-        session.push(&Event::Topic(Envelope { kind: kind.to_owned(), id: id.to_owned(), payload: Json::from(payload) }));
+        let payload =
+            serde_json::json!({ "seq": row.seq, "type": row.kind, "at": row.at.millis(), "payload": row.payload });
+        session.push(&Event::Topic(Envelope {
+            kind: kind.to_owned(),
+            id: id.to_owned(),
+            payload: Json::from(payload),
+        }));
     }
 }
 

@@ -167,7 +167,8 @@ impl Hub {
             disconnected_at: None,
             last_heartbeat_at: None,
         };
-        let event = event(&params.name, "connected", json!({ "connectionId": session.id(), "operations": ids_of(offers) }));
+        let event =
+            event(&params.name, "connected", json!({ "connectionId": session.id(), "operations": ids_of(offers) }));
         let written = self.store().spokes().register(row, rows_of(offers), event).await;
         let (stored, event) = written.map_err(|e| conflict_or(e, offers))?;
         self.log().announce(Some(event.seq)).await;
@@ -215,7 +216,9 @@ impl Hub {
             return Err(CoreError::Conflict(format!("the names below {first:?} belong to the hub")));
         }
         if self.directory().exposed_otherwise(id, pooled) {
-            return Err(CoreError::Conflict(format!("{id:?} is already exposed in the other way (pooled or qualified)")));
+            return Err(CoreError::Conflict(format!(
+                "{id:?} is already exposed in the other way (pooled or qualified)"
+            )));
         }
         Ok(())
     }
@@ -233,8 +236,8 @@ fn exposure_of(params: &RegisterSpoke) -> Exposure {
 }
 
 fn check_name(member: &str, name: &str) -> Result<(), CoreError> {
-    let fits = (1..=64).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let fits =
+        (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if fits { Ok(()) } else { Err(CoreError::Invalid(format!("{member} must be 1 to 64 of A-Z a-z 0-9 _ -"))) }
 }
 
@@ -299,7 +302,8 @@ fn conflict_or(error: StoreError, offers: &[Offer]) -> CallError {
     let StoreError::DefinitionConflict { operation, version, stored } = error else {
         return CoreError::from(error).into();
     };
-    let offered = offers.iter().find(|o| o.definition.id() == operation && o.definition.version().to_string() == version);
+    let offered =
+        offers.iter().find(|o| o.definition.id() == operation && o.definition.version().to_string() == version);
     let place = match (offered, stored.parse::<Value>()) {
         (Some(offered), Ok(stored)) => {
             let new = serde_json::to_value(offered.definition.spec()).unwrap_or_default();

@@ -8,8 +8,8 @@ use serde_json::Value;
 #[must_use]
 pub fn is_visible(rule: &AccessControl, caller: &Identity) -> bool {
     let scopes = rule.required_scopes.iter().all(|scope| caller.has_scope(scope));
-    let any = rule.required_scopes_any.is_empty()
-        || rule.required_scopes_any.iter().any(|scope| caller.has_scope(scope));
+    let any =
+        rule.required_scopes_any.is_empty() || rule.required_scopes_any.iter().any(|scope| caller.has_scope(scope));
     scopes && any && has_some_resource(rule, caller)
 }
 
@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn all_and_any_scopes() {
-        let rule = AccessControl { required_scopes_any: vec!["x".into(), "y".into()], ..AccessControl::scopes(&["a", "b"]) };
+        let rule =
+            AccessControl { required_scopes_any: vec!["x".into(), "y".into()], ..AccessControl::scopes(&["a", "b"]) };
         assert!(!is_visible(&rule, &caller(&["a", "b"], &[])));
         assert!(!is_visible(&rule, &caller(&["a", "x"], &[])));
         assert!(is_visible(&rule, &caller(&["a", "b", "y"], &[])));
@@ -97,7 +98,9 @@ mod tests {
         assert!(is_visible(&rule, &caller));
         let check = |input: Value| check_resource(&rule, &caller, None, &input.into());
         assert!(check(json!({"projectId": "p1"})).is_ok());
-        for input in [json!({"projectId": "p2"}), json!({"projectId": "*"}), json!({"projectId": 1}), json!({}), json!(null)] {
+        for input in
+            [json!({"projectId": "p2"}), json!({"projectId": "*"}), json!({"projectId": 1}), json!({}), json!(null)]
+        {
             assert!(check(input.clone()).unwrap_err().is(ErrorCode::AccessDenied), "{input}");
         }
     }

@@ -253,8 +253,7 @@ mod tests {
     use super::*;
 
     fn builder() -> RegistryBuilder<()> {
-        Registry::<()>::builder()
-            .raw(WhoAmI::spec(), |(), _| async { Ok(Reply::Value(Json::null())) })
+        Registry::<()>::builder().raw(WhoAmI::spec(), |(), _| async { Ok(Reply::Value(Json::null())) })
     }
 
     #[test]

@@ -53,7 +53,8 @@ impl Schema {
             .with_pattern_options(PatternOptions::regex())
             .build(schema)
             .map_err(|e| SchemaError(e.masked().to_string()))?;
-        let mut finder = SecretFinder { root: schema, path: Vec::new(), found: Vec::new(), budget: MAX_VISITS, nesting: 0 };
+        let mut finder =
+            SecretFinder { root: schema, path: Vec::new(), found: Vec::new(), budget: MAX_VISITS, nesting: 0 };
         finder.find(schema);
         Ok(Self { validator: Some(validator), secrets: finder.found })
     }
@@ -223,7 +224,8 @@ mod tests {
                 "either": {"anyOf": [{"properties": {"pin": {"writeOnly": true}}}, {"type": "null"}]},
             }
         }));
-        let value = json!({"token": {"a": 1}, "logins": [{"password": "p", "user": "u"}], "either": {"pin": 1}, "x": 2});
+        let value =
+            json!({"token": {"a": 1}, "logins": [{"password": "p", "user": "u"}], "either": {"pin": 1}, "x": 2});
         let redacted: Value = schema.redact(&value.into()).parse().unwrap();
         assert_eq!(
             redacted,

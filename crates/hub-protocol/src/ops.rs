@@ -10,8 +10,8 @@ pub mod events;
 pub mod hub;
 pub mod keys;
 
-use schemars::generate::SchemaSettings;
 use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;

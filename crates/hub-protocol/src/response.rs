@@ -27,6 +27,7 @@ pub enum ResponseMeta {
         /// The operation that answered, by the name it has where it ran.
         operation_id: String,
         /// Milliseconds since the epoch. TypeScript peers may send a fraction.
+        #[serde(serialize_with = "whole")]
         timestamp: f64,
     },
     /// An HTTP upstream.
@@ -78,6 +79,20 @@ struct Parts<'a> {
     data: Option<&'a RawValue>,
     #[serde(borrow)]
     meta: Option<&'a RawValue>,
+}
+
+/// Writes whole milliseconds without a fraction, as every other clock does.
+fn whole<S: serde::Serializer>(timestamp: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    // Below 2^53 every whole double is an integer that JSON readers keep exactly.
+    if timestamp.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(timestamp) {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "checked to be whole and in range"
+        )]
+        return serializer.serialize_u64(*timestamp as u64);
+    }
+    serializer.serialize_f64(*timestamp)
 }
 
 impl ResponseEnvelope {

@@ -57,8 +57,7 @@ pub struct OperationSpec {
     /// Codes of its own that it may fail with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub error_schemas: Vec<ErrorDefinition>,
-    /// Who may call it.
-    #[serde(default)]
+    /// Who may call it. Must be there: a forgotten rule must not open an operation to everybody.
     pub access_control: AccessControl,
     /// Free metadata; the hub reads `resourceParam`.
     #[serde(default, rename = "_meta", skip_serializing_if = "Option::is_none")]
@@ -100,8 +99,11 @@ pub struct ErrorDefinition {
 }
 
 /// Who may call an operation. Empty means every authenticated caller.
+///
+/// Unknown members are refused: a rule that is misspelt or that the hub does not enforce (`customAuth` of the
+/// TypeScript library) must not look as if it protected anything.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AccessControl {
     /// All of these scopes are needed.
     #[serde(default)]

@@ -82,8 +82,10 @@ impl App {
 /// Before every route: no key in the query string, and a count afterwards.
 async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
     let response = if auth::has_key_in_query(request.uri().query().unwrap_or_default()) {
-        Problem::bad_request("a key in the query string is refused: it would end up in logs; send `Authorization: Bearer <key>`")
-            .into_response()
+        Problem::bad_request(
+            "a key in the query string is refused: it would end up in logs; send `Authorization: Bearer <key>`",
+        )
+        .into_response()
     } else {
         tracing::debug!(
             http.method = %request.method(),
@@ -109,5 +111,9 @@ async fn not_found() -> Problem {
 }
 
 async fn wrong_method() -> Problem {
-    Problem::new(http::StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "this path has other methods; see /openapi.json")
+    Problem::new(
+        http::StatusCode::METHOD_NOT_ALLOWED,
+        "METHOD_NOT_ALLOWED",
+        "this path has other methods; see /openapi.json",
+    )
 }

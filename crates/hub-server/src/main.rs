@@ -31,7 +31,9 @@ fn cli() -> Command {
                 .arg(to)
                 .arg(json.clone()),
         )
-        .subcommand(Command::new("operations").about("Print the catalogue of the hub's own operations as JSON").arg(json))
+        .subcommand(
+            Command::new("operations").about("Print the catalogue of the hub's own operations as JSON").arg(json),
+        )
         .subcommand(Command::new("openapi").about("Print the OpenAPI document of the hub's own operations"))
 }
 
@@ -99,7 +101,11 @@ async fn backup(config: Config, to: PathBuf, json: bool) -> Result<bool> {
     if json {
         println!("{}", serde_json::json!({ "file": to, "bytes": bytes }));
     } else {
-        println!("wrote {} ({bytes} bytes); to restore, stop the hub and put it in place of {}", to.display(), from.display());
+        println!(
+            "wrote {} ({bytes} bytes); to restore, stop the hub and put it in place of {}",
+            to.display(),
+            from.display()
+        );
     }
     Ok(true)
 }

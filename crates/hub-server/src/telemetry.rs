@@ -9,7 +9,8 @@ use crate::config::Config;
 /// # Errors
 /// When the filter is malformed or logging was set up before.
 pub fn init_logs(config: &Config) -> Result<()> {
-    let filter = EnvFilter::try_new(&config.log).with_context(|| format!("log filter {:?} is malformed", config.log))?;
+    let filter =
+        EnvFilter::try_new(&config.log).with_context(|| format!("log filter {:?} is malformed", config.log))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let set = if config.log_json { builder.json().try_init() } else { builder.with_target(false).try_init() };
     set.map_err(|error| anyhow::anyhow!("logging is set up already: {error}"))

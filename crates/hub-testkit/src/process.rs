@@ -91,7 +91,11 @@ pub fn server_binary() -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     let folder = test.parent().and_then(Path::parent).context("a test runs in target/PROFILE/deps")?;
     let binary = folder.join(format!("hub-server{}", std::env::consts::EXE_SUFFIX));
-    anyhow::ensure!(binary.exists(), "{} is not built: run `cargo xtask test`, which builds it first", binary.display());
+    anyhow::ensure!(
+        binary.exists(),
+        "{} is not built: run `cargo xtask test`, which builds it first",
+        binary.display()
+    );
     Ok(binary)
 }
 

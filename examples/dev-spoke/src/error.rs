@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 /// Why a tool failed, in words for the model that called it: each says what to do next.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ToolError {
-    #[error("{path:?} is outside of the project folder: give a path relative to it, with no `..` and no link that leads out")]
+    #[error(
+        "{path:?} is outside of the project folder: give a path relative to it, with no `..` and no link that leads out"
+    )]
     Outside { path: String },
     #[error("there is no {path:?}: list its folder with fs.list")]
     NotFound { path: String },
@@ -92,7 +94,8 @@ impl ToolError {
 
 impl From<ToolError> for CallError {
     fn from(error: ToolError) -> Self {
-        let call = Self::domain(error.code(), error.to_string()).with_retryable(matches!(error, ToolError::Busy { .. }));
+        let call =
+            Self::domain(error.code(), error.to_string()).with_retryable(matches!(error, ToolError::Busy { .. }));
         match error.details() {
             Some(details) => call.with_details(&details),
             None => call,

@@ -145,9 +145,8 @@ impl Target {
     /// Puts `content` there in one step: a reader sees the old file or the new one, never a part.
     pub(crate) fn replace(&self, content: &[u8]) -> std::io::Result<()> {
         let temporary = format!(".{}.tmp", Uuid::new_v4().simple());
-        let written = self.fill(&temporary, content).and_then(|()| {
-            self.folder.rename(&temporary, &self.folder, &self.name)
-        });
+        let written =
+            self.fill(&temporary, content).and_then(|()| self.folder.rename(&temporary, &self.folder, &self.name));
         if written.is_err() {
             // Nothing to add if this fails too: the first error tells why.
             let _ = self.folder.remove_file(&temporary);

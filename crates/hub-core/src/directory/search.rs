@@ -97,7 +97,11 @@ fn similarity(query: &str, word: &str) -> f64 {
         4..=7 => 1,
         _ => 2,
     };
-    if allowed > 0 && query.len().abs_diff(word.len()) <= allowed && distance_within(query, word, allowed) { 0.5 } else { 0.0 }
+    if allowed > 0 && query.len().abs_diff(word.len()) <= allowed && distance_within(query, word, allowed) {
+        0.5
+    } else {
+        0.0
+    }
 }
 
 /// Whether `a` becomes `b` by at most `limit` insertions, deletions, replacements or swaps of neighbours.

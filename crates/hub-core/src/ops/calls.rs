@@ -109,7 +109,10 @@ fn keep_below(calls: &mut Vec<CallRow>, top: CallId) {
     let mut kept = std::collections::HashSet::from([top]);
     calls.retain(|c| {
         let keep = c.call_id == top || c.parent.is_some_and(|p| kept.contains(&p));
-        keep && { kept.insert(c.call_id); true }
+        keep && {
+            kept.insert(c.call_id);
+            true
+        }
     });
 }
 
@@ -126,7 +129,8 @@ async fn abort_call(ctx: Ctx, params: AbortCall) -> Result<AbortedCall, CallErro
     }
     if !own {
         let actor = Principal { identity: ctx.as_caller().identity.clone(), key: ctx.as_caller().key.clone() };
-        let details = json!({ "operationId": live.definition.id(), "principal": live.caller.id, "reason": params.reason });
+        let details =
+            json!({ "operationId": live.definition.id(), "principal": live.caller.id, "reason": params.reason });
         audit::note(ctx.hub(), &actor, "calls.abort", &live.id.to_string(), details).await?;
     }
     let grace = params.grace_ms.map_or(abort::GRACE, std::time::Duration::from_millis);
@@ -181,7 +185,8 @@ async fn export(
             let rows = ctx.hub().store().calls().export(filter.clone()).await.map_err(CoreError::from)?;
             let more = rows.len() == PAGE as usize;
             let next = rows.last().filter(|_| more).map(|r| ExportFilter { after: Some(r.call_id), ..filter });
-            let records: Vec<Result<CallRecord, CallError>> = rows.into_iter().map(|r| Ok(convert::record(r))).collect();
+            let records: Vec<Result<CallRecord, CallError>> =
+                rows.into_iter().map(|r| Ok(convert::record(r))).collect();
             Ok::<_, CallError>(Some((stream::iter(records), next)))
         }
     });

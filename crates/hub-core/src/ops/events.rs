@@ -1,9 +1,7 @@
 use futures_util::StreamExt;
 use futures_util::stream::Stream;
 use hub_operations::RegistryBuilder;
-use hub_protocol::ops::events::{
-    EventItem, EventPage, ListEvents, PublishEvent, PublishedEvent, SubscribeEvents,
-};
+use hub_protocol::ops::events::{EventItem, EventPage, ListEvents, PublishEvent, PublishedEvent, SubscribeEvents};
 use hub_protocol::{CallError, Identity};
 use hub_storage::{EventRow, NewEvent, Stamp};
 use serde_json::json;

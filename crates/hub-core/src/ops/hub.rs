@@ -114,13 +114,10 @@ async fn search(ctx: Ctx, params: SearchOperations) -> Result<FoundOperations, C
 
 /// All operations that the caller may call, with their words.
 fn visible(ctx: &Ctx, namespace: Option<&str>) -> Vec<(OperationItem, Arc<Index>)> {
-    let below = |id: &str| {
-        namespace.is_none_or(|n| id.strip_prefix(n).is_some_and(|rest| rest.starts_with('.')))
-    };
+    let below = |id: &str| namespace.is_none_or(|n| id.strip_prefix(n).is_some_and(|rest| rest.starts_with('.')));
     let own = ctx.hub().registry().iter().map(|e| e.definition());
     let own = own.filter(|d| below(d.id()) && d.is_visible_to(ctx.caller()));
-    let mut items: Vec<_> =
-        own.map(|d| (item_of(d.spec(), true, Vec::new()), Arc::new(Index::of(d.spec())))).collect();
+    let mut items: Vec<_> = own.map(|d| (item_of(d.spec(), true, Vec::new()), Arc::new(Index::of(d.spec())))).collect();
     let offered = ctx.hub().directory().visible(ctx.caller());
     let offered = offered.iter().filter(|o| below(&o.id));
     items.extend(offered.filter_map(|o| Some((o.item()?, Arc::clone(&o.index)))));
@@ -139,9 +136,8 @@ async fn schema(ctx: Ctx, params: GetSchemas) -> Result<Schemas, CallError> {
 
 /// Passes the callee's envelope on as it is. Runs in the caller's name: it gives nobody more rights.
 async fn call(ctx: Ctx, input: Json) -> Result<Reply, CallError> {
-    let params: CallOperation = input
-        .parse()
-        .map_err(|_| CoreError::Invalid("the input of hub.call does not fit its type".into()))?;
+    let params: CallOperation =
+        input.parse().map_err(|_| CoreError::Invalid("the input of hub.call does not fit its type".into()))?;
     let request = CallRequested {
         deadline: params.deadline,
         idempotency_key: params.idempotency_key,

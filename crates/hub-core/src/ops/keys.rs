@@ -112,7 +112,8 @@ fn check_rights(caller: &Identity, params: &CreateKey) -> Result<(), CoreError> 
     let held = |key: &String, action: &String| {
         caller.resources.as_ref().and_then(|r| r.get(key)).is_some_and(|actions| actions.contains(action))
     };
-    let lacking = resources.flat_map(|(k, actions)| actions.iter().map(move |a| (k, a))).find(|(k, a)| !all && !held(k, a));
+    let lacking =
+        resources.flat_map(|(k, actions)| actions.iter().map(move |a| (k, a))).find(|(k, a)| !all && !held(k, a));
     match lacking {
         Some((key, action)) => Err(CoreError::Denied(format!("you can't grant {action:?} on {key:?}: you lack it"))),
         None => Ok(()),

@@ -53,7 +53,10 @@ impl Run {
 
     async fn claim(&mut self, key: String) -> Result<Option<Outcome>, CallError> {
         if key.is_empty() || key.len() > MAX_KEY {
-            return Err(CallError::new(ErrorCode::ValidationError, format!("an idempotency key has 1 to {MAX_KEY} bytes")));
+            return Err(CallError::new(
+                ErrorCode::ValidationError,
+                format!("an idempotency key has 1 to {MAX_KEY} bytes"),
+            ));
         }
         if self.kind() == OperationType::Subscription {
             return Err(CallError::new(ErrorCode::ValidationError, "a subscription takes no idempotency key"));
@@ -94,7 +97,8 @@ impl Run {
                 }
             }
         }
-        Err(CallError::new(ErrorCode::Conflict, "the call with this idempotency key has not settled").with_retryable(true))
+        Err(CallError::new(ErrorCode::Conflict, "the call with this idempotency key has not settled")
+            .with_retryable(true))
     }
 
     /// Shows in the record that this call's result is the other one's.

@@ -46,7 +46,9 @@ impl LiveCall {
     pub(super) fn is_recorded(&self, own: bool) -> bool {
         use hub_protocol::OperationType::{Mutation, Query};
         let id = self.definition.id();
-        !(own && (self.definition.spec().kind == Query || id == "hub.heartbeat" && self.definition.spec().kind == Mutation))
+        !(own
+            && (self.definition.spec().kind == Query
+                || id == "hub.heartbeat" && self.definition.spec().kind == Mutation))
     }
 
     /// The row of a call that has just begun.
@@ -100,7 +102,12 @@ impl LiveCall {
     }
 
     /// An event of this call for the log.
-    pub(super) fn event(&self, kind: CallEventKind, item: Option<(u64, Option<Json>)>, error: Option<&CallError>) -> NewEvent {
+    pub(super) fn event(
+        &self,
+        kind: CallEventKind,
+        item: Option<(u64, Option<Json>)>,
+        error: Option<&CallError>,
+    ) -> NewEvent {
         let (item, data) = item.map_or((None, None), |(n, data)| (Some(n), data));
         let payload = Payload {
             call_id: self.id,

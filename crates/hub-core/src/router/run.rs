@@ -7,9 +7,7 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt};
 use hub_operations::{Definition, End, Pending, until};
 use hub_protocol::ops::calls::{AbortMode, AbortOutcome, CallEventKind, Receipt};
-use hub_protocol::{
-    CallError, CallId, CallRequested, ErrorCode, Json, OnDisconnect, OperationType, ResponseEnvelope,
-};
+use hub_protocol::{CallError, CallId, CallRequested, ErrorCode, Json, OnDisconnect, OperationType, ResponseEnvelope};
 use tokio::time::{Instant, Sleep};
 
 use super::dispatch::{Source, ToSpoke, one, start_own};
@@ -376,8 +374,7 @@ impl Run {
     }
 
     async fn fail(&mut self, error: CallError) -> CallError {
-        let outcome =
-            if error.is(ErrorCode::Aborted) { AbortOutcome::Stopped } else { AbortOutcome::AlreadyFinished };
+        let outcome = if error.is(ErrorCode::Aborted) { AbortOutcome::Stopped } else { AbortOutcome::AlreadyFinished };
         self.finish(Err(error.clone()), outcome).await;
         error
     }

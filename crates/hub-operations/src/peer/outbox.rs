@@ -66,8 +66,7 @@ impl Outbox {
     /// A queue of about `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> (Self, OutboxReader) {
-        let shared =
-            Arc::new(Shared { limit, state: Mutex::default(), filled: Notify::new(), room: Notify::new() });
+        let shared = Arc::new(Shared { limit, state: Mutex::default(), filled: Notify::new(), room: Notify::new() });
         (Self { shared: Arc::clone(&shared) }, OutboxReader { shared, taken: 0 })
     }
 

@@ -3,9 +3,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use super::{Inner, Peer, PeerConfig, abort_frame, lost};
 use hub_protocol::ops::calls::{AbortMode, Receipt};
 use hub_protocol::{CallAborted, CallError, ErrorCode, Event, IdStyle, Json, encode};
-use super::{Inner, Peer, PeerConfig, abort_frame, lost};
 
 /// How a call ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,7 +99,8 @@ impl Slot {
 impl State {
     /// Whether more than a `part` of what may be held is held. A single item never counts as too much.
     fn is_over(&self, config: &PeerConfig, part: usize) -> bool {
-        self.items.len() > 1 && (self.items.len() > config.stream_items / part || self.bytes > config.stream_bytes / part)
+        self.items.len() > 1
+            && (self.items.len() > config.stream_items / part || self.bytes > config.stream_bytes / part)
     }
 
     fn take(&mut self, item: &Json, inner: &Inner) {
@@ -208,12 +209,11 @@ impl Pending {
     #[must_use]
     pub fn error_of(end: End) -> CallError {
         match end {
-            End::Completed => {
-                CallError::new(ErrorCode::ExecutionError, "the call was completed without a response")
-            }
+            End::Completed => CallError::new(ErrorCode::ExecutionError, "the call was completed without a response"),
             End::Failed(error) => error,
             End::Aborted { reason, receipts } => {
-                let message = reason.map_or_else(|| "the call was aborted".to_owned(), |r| format!("the call was aborted: {r}"));
+                let message =
+                    reason.map_or_else(|| "the call was aborted".to_owned(), |r| format!("the call was aborted: {r}"));
                 let error = CallError::new(ErrorCode::Aborted, message);
                 match receipts {
                     Some(receipts) => error.with_details(&serde_json::json!({ "receipts": receipts })),

@@ -116,7 +116,8 @@ impl Peer {
         self.inner.serving.fetch_add(1, Ordering::Relaxed);
         let peer = self.clone();
         self.inner.tasks.spawn(async move {
-            let incoming = Incoming { request, abort: abort.clone(), gone: peer.inner.gone.clone(), peer: peer.clone() };
+            let incoming =
+                Incoming { request, abort: abort.clone(), gone: peer.inner.gone.clone(), peer: peer.clone() };
             let work = peer.answer(incoming, &id, style, gate);
             // One call's panic must not take the connection down.
             let last = match std::panic::AssertUnwindSafe(work).catch_unwind().await {
@@ -137,19 +138,14 @@ impl Peer {
     }
 
     /// Runs the responder and streams; answers the last message, which ends the call.
-    async fn answer(
-        &self,
-        incoming: Incoming,
-        id: &str,
-        style: IdStyle,
-        gate: watch::Receiver<bool>,
-    ) -> Option<Bytes> {
+    async fn answer(&self, incoming: Incoming, id: &str, style: IdStyle, gate: watch::Receiver<bool>) -> Option<Bytes> {
         let abort = incoming.abort.clone();
         let result = match self.inner.responder.call(incoming).await {
             Ok(Answer::One(output)) => Ok(responded(id, output, style)),
-            Ok(Answer::Many(items)) => self.pump(items, id, style, gate, &abort).await.map(|()| {
-                encode(&Event::Completed(CallCompleted { request_id: id.to_owned() }), style)
-            }),
+            Ok(Answer::Many(items)) => self
+                .pump(items, id, style, gate, &abort)
+                .await
+                .map(|()| encode(&Event::Completed(CallCompleted { request_id: id.to_owned() }), style)),
             Err(error) => Err(error),
         };
         Some(match result {

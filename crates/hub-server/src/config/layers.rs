@@ -110,7 +110,8 @@ impl Layered {
             Some(path) => {
                 let path = PathBuf::from(path);
                 let text = read_if_there(&path)?;
-                let text = text.ok_or_else(|| ConfigError::File { file: path.clone(), reason: "no such file".into() })?;
+                let text =
+                    text.ok_or_else(|| ConfigError::File { file: path.clone(), reason: "no such file".into() })?;
                 Some((path, text))
             }
             None => {
@@ -159,9 +160,10 @@ impl Layered {
     /// When none is set and the platform names none.
     pub fn data_dir(&self) -> Result<PathBuf, ConfigError> {
         match self.text("data_dir") {
-            "" => self.home.clone().ok_or_else(|| {
-                ConfigError::Rule("no data folder: neither --data-dir nor a home folder is set".into())
-            }),
+            "" => self
+                .home
+                .clone()
+                .ok_or_else(|| ConfigError::Rule("no data folder: neither --data-dir nor a home folder is set".into())),
             path => Ok(path.into()),
         }
     }

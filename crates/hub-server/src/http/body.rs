@@ -19,8 +19,9 @@ impl FromRequest<App> for JsonBody {
         }
         let text = String::from_utf8(bytes).map_err(|_| Problem::bad_request("the body is not UTF-8"))?;
         // Line and column only: the parser's text may quote what was sent.
-        let json = Json::from_text(text)
-            .map_err(|e| Problem::bad_request(format!("the body is not JSON: line {} column {}", e.line(), e.column())))?;
+        let json = Json::from_text(text).map_err(|e| {
+            Problem::bad_request(format!("the body is not JSON: line {} column {}", e.line(), e.column()))
+        })?;
         Ok(Self(json))
     }
 }

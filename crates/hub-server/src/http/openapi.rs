@@ -73,7 +73,8 @@ fn operation_path(spec: &OperationSpec) -> Value {
     } else {
         json!({ "application/json": { "schema": envelope_schema(inline(&spec.output_schema)) } })
     };
-    let mut responses = json!({ "200": { "description": "The response.", "content": content }, "default": problem_ref() });
+    let mut responses =
+        json!({ "200": { "description": "The response.", "content": content }, "default": problem_ref() });
     for error in &spec.error_schemas {
         let status = error.http_status.unwrap_or(500).to_string();
         responses[status] = json!({
@@ -163,16 +164,24 @@ fn call_headers() -> Value {
 fn fixed_paths() -> Map<String, Value> {
     let query = |name: &str, kind: &str| json!({ "name": name, "in": "query", "schema": { "type": kind } });
     let id = |name: &str| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } });
-    let get = |op: &str, text: &str, parameters: Value| {
-        json!({ "get": { "operationId": op, "summary": text, "tags": ["http"], "parameters": parameters, "responses": ok("application/json") } })
-    };
-    let events = |op: &str, text: &str, parameters: Value| {
-        json!({ "get": { "operationId": op, "summary": text, "tags": ["http"], "parameters": parameters, "responses": ok("text/event-stream") } })
-    };
-    let list = json!([query("q", "string"), query("namespace", "string"), query("includeInactive", "boolean"), query("cursor", "string"), query("limit", "integer")]);
+    let get = |op: &str, text: &str, parameters: Value| json!({ "get": { "operationId": op, "summary": text, "tags": ["http"], "parameters": parameters, "responses": ok("application/json") } });
+    let events = |op: &str, text: &str, parameters: Value| json!({ "get": { "operationId": op, "summary": text, "tags": ["http"], "parameters": parameters, "responses": ok("text/event-stream") } });
+    let list = json!([
+        query("q", "string"),
+        query("namespace", "string"),
+        query("includeInactive", "boolean"),
+        query("cursor", "string"),
+        query("limit", "integer")
+    ]);
     let calls = json!([
-        query("operationId", "string"), query("status", "string"), query("principal", "string"), query("spoke", "string"),
-        query("roots", "boolean"), query("since", "integer"), query("before", "string"), query("limit", "integer")
+        query("operationId", "string"),
+        query("status", "string"),
+        query("principal", "string"),
+        query("spoke", "string"),
+        query("roots", "boolean"),
+        query("since", "integer"),
+        query("before", "string"),
+        query("limit", "integer")
     ]);
     let mut call = get("http.getCall", "One call record.", json!([id("callId")]));
     call["delete"] = json!({
@@ -181,19 +190,38 @@ fn fixed_paths() -> Map<String, Value> {
         "responses": ok("application/json")
     });
     let body = |schema: Value| json!({ "required": true, "content": { "application/json": { "schema": schema } } });
-    let post = |op: &str, text: &str, schema: Value| {
-        json!({ "post": { "operationId": op, "summary": text, "tags": ["http"], "requestBody": body(schema), "responses": ok("application/json") } })
-    };
+    let post = |op: &str, text: &str, schema: Value| json!({ "post": { "operationId": op, "summary": text, "tags": ["http"], "requestBody": body(schema), "responses": ok("application/json") } });
     [
         ("/api/operations", get("http.listOperations", "List or, with q, search operations.", list)),
         ("/api/operations/{id}", get("http.getOperation", "Full specification of an operation.", json!([id("id")]))),
         ("/api/call", post("http.call", "Call an operation.", call_schema())),
-        ("/api/batch", post("http.batch", "Call several operations; answers in order.", json!({ "type": "array", "maxItems": 100, "items": call_schema() }))),
+        (
+            "/api/batch",
+            post(
+                "http.batch",
+                "Call several operations; answers in order.",
+                json!({ "type": "array", "maxItems": 100, "items": call_schema() }),
+            ),
+        ),
         ("/api/calls", get("http.listCalls", "Call records, newest first.", calls)),
         ("/api/calls/{callId}", call),
         ("/api/calls/{callId}/tree", get("http.getCallTree", "A call tree.", json!([id("callId")]))),
-        ("/api/calls/{callId}/events", events("http.observeCall", "Events of a call tree.", json!([id("callId"), query("after", "integer"), query("untilDone", "boolean")]))),
-        ("/api/events", events("http.events", "The event log and then live.", json!([query("topics", "string"), query("after", "integer")]))),
+        (
+            "/api/calls/{callId}/events",
+            events(
+                "http.observeCall",
+                "Events of a call tree.",
+                json!([id("callId"), query("after", "integer"), query("untilDone", "boolean")]),
+            ),
+        ),
+        (
+            "/api/events",
+            events(
+                "http.events",
+                "The event log and then live.",
+                json!([query("topics", "string"), query("after", "integer")]),
+            ),
+        ),
         ("/healthz", open("http.alive", "The process answers.")),
         ("/readyz", open("http.ready", "Whether the hub should be given work.")),
     ]

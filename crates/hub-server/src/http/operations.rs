@@ -5,8 +5,8 @@ use futures_util::stream;
 use http::{HeaderMap, StatusCode, header};
 use hub_core::{Called, Caller, Leash, Principal};
 use hub_operations::{Answer, now_ms};
-use hub_protocol::ops::hub::{GetSchemas, ListOperations, SearchOperations};
 use hub_protocol::ops::Operation;
+use hub_protocol::ops::hub::{GetSchemas, ListOperations, SearchOperations};
 use hub_protocol::{CallError, CallId, CallRequested, ErrorCode, Json, OnDisconnect, ResponseEnvelope};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -124,11 +124,7 @@ struct BatchItem {
 }
 
 /// `POST /api/batch`: calls run side by side, answers come in order, failures stay with their item.
-pub(crate) async fn batch(
-    State(app): State<App>,
-    Auth(principal): Auth,
-    body: JsonBody,
-) -> Result<Response, Problem> {
+pub(crate) async fn batch(State(app): State<App>, Auth(principal): Auth, body: JsonBody) -> Result<Response, Problem> {
     let calls: Vec<CallBody> = body.parse()?;
     if calls.len() > MAX_BATCH {
         return Err(Problem::invalid("", &format!("a batch has at most {MAX_BATCH} calls")));
@@ -257,12 +253,14 @@ fn from_headers(headers: &HeaderMap, request: &mut CallRequested) -> Result<(), 
         request.idempotency_key = Some(key);
     }
     if let Some(ms) = text("x-hub-deadline-ms")? {
-        let ms: u64 = ms.trim().parse().map_err(|_| Problem::invalid("x-hub-deadline-ms", "not a number of milliseconds"))?;
+        let ms: u64 =
+            ms.trim().parse().map_err(|_| Problem::invalid("x-hub-deadline-ms", "not a number of milliseconds"))?;
         request.deadline = Some(now_ms().saturating_add(ms));
     }
     if let Some(rule) = text("x-hub-on-disconnect")? {
         let rule = Json::from(serde_json::Value::from(rule)).parse();
-        request.on_disconnect = Some(rule.map_err(|_| Problem::invalid("x-hub-on-disconnect", "not abort, finish or detach"))?);
+        request.on_disconnect =
+            Some(rule.map_err(|_| Problem::invalid("x-hub-on-disconnect", "not abort, finish or detach"))?);
     }
     if let Some(trace) = text("traceparent")? {
         request.traceparent = Some(trace);

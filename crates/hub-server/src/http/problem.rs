@@ -45,7 +45,11 @@ impl Problem {
 
     /// The one answer to no key, a wrong one, an expired one and a revoked one.
     pub(crate) fn unauthorized() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, ErrorCode::AccessDenied.as_str(), "a valid key is needed: `Authorization: Bearer <key>`")
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            ErrorCode::AccessDenied.as_str(),
+            "a valid key is needed: `Authorization: Bearer <key>`",
+        )
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {

@@ -11,7 +11,11 @@ use crate::ws;
 /// `GET /ws`: authentication and origin are checked before the connection becomes a WebSocket (protocol §1).
 pub(crate) async fn upgrade(State(app): State<App>, mut request: Request) -> Result<Response, Problem> {
     if !auth::origin_allowed(&app.config, &request) {
-        return Err(Problem::new(StatusCode::FORBIDDEN, "ACCESS_DENIED", "this origin may not connect; see --allowed-origins"));
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "ACCESS_DENIED",
+            "this origin may not connect; see --allowed-origins",
+        ));
     }
     let offered = subprotocols(request.headers());
     let key = auth::bearer(request.headers())
@@ -66,6 +70,10 @@ fn accept_key(headers: &HeaderMap) -> Result<HeaderValue, Problem> {
         Some(key) if has(header::UPGRADE, "websocket") && has(header::CONNECTION, "upgrade") && version => {
             HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| Problem::bad_request("bad key"))
         }
-        _ => Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "UPGRADE_REQUIRED", "this path speaks WebSocket, version 13")),
+        _ => Err(Problem::new(
+            StatusCode::UPGRADE_REQUIRED,
+            "UPGRADE_REQUIRED",
+            "this path speaks WebSocket, version 13",
+        )),
     }
 }

@@ -102,11 +102,7 @@ pub(crate) fn edit(root: &Root, params: EditFile, _: &CancellationToken) -> Resu
 }
 
 /// Makes the edits in order. `fits` is asked before a text grows, since one `all` can multiply its size.
-fn apply(
-    old: &str,
-    edits: &[Edit],
-    fits: impl Fn(u64) -> Result<(), ToolError>,
-) -> Result<(String, usize), ToolError> {
+fn apply(old: &str, edits: &[Edit], fits: impl Fn(u64) -> Result<(), ToolError>) -> Result<(String, usize), ToolError> {
     let (mut text, mut replacements) = (old.to_owned(), 0);
     for (index, edit) in edits.iter().enumerate() {
         let found = places(&text, &edit.old_text);

@@ -234,8 +234,11 @@ mod tests {
     #[test]
     fn malformed_patterns_are_named() {
         let (_folder, root) = project();
-        for (pattern, glob, named) in [("(", None, "pattern"), ("a{9999}{9999}", None, "pattern"), ("a", Some("{"), "glob")] {
-            let params = SearchFiles { pattern: pattern.into(), glob: glob.map(str::to_owned), ..SearchFiles::default() };
+        for (pattern, glob, named) in
+            [("(", None, "pattern"), ("a{9999}{9999}", None, "pattern"), ("a", Some("{"), "glob")]
+        {
+            let params =
+                SearchFiles { pattern: pattern.into(), glob: glob.map(str::to_owned), ..SearchFiles::default() };
             let error = search(&root, params, &CancellationToken::new()).unwrap_err();
             assert!(matches!(error, ToolError::BadPattern { which, .. } if which == named), "{error}");
         }

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{self, BoxStream};
 use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
 use hub_operations::Schema;
 use hub_protocol::ops::calls::{CallEvent, ReplayCall, ReplayItem, ReplayMode};
 use hub_protocol::{CallError, CallId, CallRequested, ResponseEnvelope};
@@ -81,7 +81,9 @@ async fn rerun(ctx: Ctx, root: CallId, calls: Vec<CallRow>) -> Result<ReplayItem
     let nested = nested.into_iter().filter(|c| c.parent == Some(root)).collect();
     let input = recorded.input.clone().filter(|i| !i.as_str().contains(hub_operations::REDACTED));
     let input = input.ok_or_else(|| {
-        CoreError::Conflict("the root can't run again: its input was too large or secret and is not in the record".into())
+        CoreError::Conflict(
+            "the root can't run again: its input was too large or secret and is not in the record".into(),
+        )
     })?;
     let rerun = Arc::new(Rerun::new(nested));
     let mut caller = ctx.as_caller().clone();
@@ -92,7 +94,8 @@ async fn rerun(ctx: Ctx, root: CallId, calls: Vec<CallRow>) -> Result<ReplayItem
     };
     let result = ctx.nested(caller, request).await;
     let data = result.and_then(|envelope| {
-        ResponseEnvelope::data_of(&envelope).map_err(|_| CoreError::Conflict("the response is not readable".into()).into())
+        ResponseEnvelope::data_of(&envelope)
+            .map_err(|_| CoreError::Conflict("the response is not readable".into()).into())
     });
     let call_id = rerun.root().ok_or_else(|| data.clone().err().unwrap_or_else(no_root))?;
     // The record holds the redacted output, so the new one is redacted in the same way before they are compared.
