@@ -1,1 +1,0 @@
-//! hub: the command line of people and agents.

@@ -1,1 +1,0 @@
-//! A Rust service with the hub inside.
