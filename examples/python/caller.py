@@ -3,8 +3,9 @@
     python caller.py [--url ws://127.0.0.1:3300/ws] [--name py] [--key KEY]    (or the key in HUB_KEY)
 """
 import argparse, asyncio, json, os, uuid
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 
 class Hub:
@@ -15,15 +16,14 @@ class Hub:
         self.reader = asyncio.create_task(self.read())
 
     async def read(self):
-        try:
+        with suppress(ConnectionClosed):
             async for message in self.socket:
                 event = json.loads(message)
                 queue = self.waiting.get(event["payload"].get("requestId"))
                 if queue:
                     queue.put_nowait((event["type"], event["payload"]))
-        finally:
-            for queue in self.waiting.values():
-                queue.put_nowait(("call.error", {"code": "SPOKE_DISCONNECTED", "message": "the hub is gone"}))
+        for queue in self.waiting.values():
+            queue.put_nowait(("call.error", {"code": "SPOKE_DISCONNECTED", "message": "the hub is gone"}))
 
     async def send(self, kind, payload):
         await self.socket.send(json.dumps({"type": kind, "id": "", "payload": payload}))

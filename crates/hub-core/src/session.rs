@@ -151,10 +151,9 @@ impl Session {
     fn caller_of(self: &Arc<Self>, request: &CallRequested) -> Result<Caller, CallError> {
         let mut caller = Caller::new(&self.principal);
         caller.session = Some(Arc::clone(self));
-        if let Some(claimed) = &request.identity {
-            if self.principal.identity.has_scope(IMPERSONATE) {
-                caller.identity = Arc::new(self.impersonated(claimed));
-            }
+        let believed = self.principal.identity.has_scope(IMPERSONATE);
+        if let (Some(claimed), true) = (&request.identity, believed) {
+            caller.identity = Arc::new(self.impersonated(claimed));
         }
         if let Some(parent) = &request.parent_request_id {
             let parent = parent.parse::<CallId>().ok().and_then(|id| self.hub.calls().get(id));

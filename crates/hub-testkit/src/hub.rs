@@ -72,7 +72,6 @@ impl TestHub {
     }
 
     /// A spoke with the admin key, to be given operations.
-    #[must_use]
     pub fn spoke(&self, name: &str) -> SpokeBuilder {
         Spoke::builder(&self.url(), &self.key, name)
     }

@@ -384,12 +384,11 @@ impl Run {
         let Target::Spoke(found) = &self.target else { return None };
         let safe = self.kind() == OperationType::Query || self.key.is_some();
         let begun = self.items > 0;
-        if let (Source::Spoke(_, lease), true) = (&self.source, found.pooled && safe && !begun) {
-            if self.live.attempts() < MAX_ATTEMPTS {
-                let lost = Arc::clone(&lease.provider.spoke);
-                self.source = self.to_spoke(found).start(Some(lost));
-                return None;
-            }
+        let again = found.pooled && safe && !begun && self.live.attempts() < MAX_ATTEMPTS;
+        if let (Source::Spoke(_, lease), true) = (&self.source, again) {
+            let lost = Arc::clone(&lease.provider.spoke);
+            self.source = self.to_spoke(found).start(Some(lost));
+            return None;
         }
         let error = CallError::new(ErrorCode::SpokeDisconnected, "the spoke's connection was lost during the call")
             .with_retryable(safe && !begun)

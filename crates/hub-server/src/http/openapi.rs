@@ -100,20 +100,19 @@ fn operation_path(spec: &OperationSpec) -> Value {
 /// A schema with references into itself keeps its own root, so that they still resolve inside the document.
 fn inline(schema: &Value) -> Value {
     let mut schema = schema.clone();
-    if schema.to_string().contains("\"#/") {
-        if let Some(object) = schema.as_object_mut() {
-            // A base URI makes `#/…` mean this schema and not the document.
-            let base = format!("urn:hub:schema:{:016x}", fingerprint(&object.clone().into()));
-            object.entry("$id").or_insert_with(|| base.into());
-        }
+    let refers = schema.to_string().contains("\"#/");
+    if let (Some(object), true) = (schema.as_object_mut(), refers) {
+        // A base URI makes `#/…` mean this schema and not the document.
+        let base = format!("urn:hub:schema:{:016x}", fingerprint(object));
+        object.entry("$id").or_insert_with(|| base.into());
     }
     schema
 }
 
-fn fingerprint(value: &Value) -> u64 {
+fn fingerprint(schema: &Map<String, Value>) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
-    value.to_string().hash(&mut hasher);
+    Value::from(schema.clone()).to_string().hash(&mut hasher);
     hasher.finish()
 }
 

@@ -4,10 +4,14 @@ use hub_core::CoreError;
 use hub_protocol::{CallError, CallId, ErrorCode, Json, Violation};
 use serde::Serialize;
 
-/// An error as `application/problem+json` (RFC 9457) with the members of protocol §8.
+/// An error as `application/problem+json` (RFC 9457) with the members of protocol §8. Boxed: it travels in `Result`s.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Problem(Box<Members>);
+
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Problem {
+struct Members {
     #[serde(rename = "type")]
     kind: &'static str,
     title: String,
@@ -23,7 +27,7 @@ pub(crate) struct Problem {
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Members {
             kind: "about:blank",
             title: status.canonical_reason().unwrap_or("Error").to_owned(),
             status: status.as_u16(),
@@ -32,7 +36,7 @@ impl Problem {
             details: None,
             call_id: None,
             retryable: false,
-        }
+        }))
     }
 
     /// From a failed call; `status` is what the operation or the code says.
@@ -40,7 +44,8 @@ impl Problem {
         let known = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let title = known.canonical_reason().unwrap_or("Client Closed Request").to_owned();
         let CallError { code, message, details, retryable } = error;
-        Self { kind: "about:blank", title, status: known.as_u16(), code, message, details, call_id, retryable }
+        let status = known.as_u16();
+        Self(Box::new(Members { kind: "about:blank", title, status, code, message, details, call_id, retryable }))
     }
 
     /// The one answer to no key, a wrong one, an expired one and a revoked one.
@@ -64,7 +69,7 @@ impl Problem {
     }
 
     pub(crate) fn status(&self) -> u16 {
-        self.status
+        self.0.status
     }
 }
 
@@ -78,7 +83,7 @@ impl From<CoreError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = Json::from_serialize(&self).unwrap_or_default();
         let mut response = (status, body.as_str().to_owned()).into_response();
         let headers = response.headers_mut();
