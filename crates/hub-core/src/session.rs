@@ -147,6 +147,11 @@ impl Session {
         true
     }
 
+    /// Whether the connection is lost.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.lock().ended
+    }
+
     /// Who makes this request: the peer, on behalf of the call it names if that runs here.
     fn caller_of(self: &Arc<Self>, request: &CallRequested) -> Result<Caller, CallError> {
         let mut caller = Caller::new(&self.principal);

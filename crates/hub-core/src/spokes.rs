@@ -46,6 +46,10 @@ impl Hub {
             return Err(CallError::new(ErrorCode::SpokeDisconnected, "the connection was lost"));
         }
         let older = self.directory().connect(&spoke, &offers, pooled);
+        if session.is_ended() {
+            // The connection was lost before the directory knew of it, so its end has found nothing to take out.
+            self.spoke_lost(&spoke).await;
+        }
         let superseded = older.filter(|o| o.connection != session.id());
         if let Some(older) = &superseded {
             let reason = "superseded by a newer instance".to_owned();

@@ -103,7 +103,7 @@ async fn search(ctx: Ctx, params: SearchOperations) -> Result<FoundOperations, C
         .filter_map(|(mut item, index)| {
             let score = index.score(&query);
             item.score = Some(score);
-            (score > 0.0).then_some(item)
+            (item.active && score > 0.0).then_some(item)
         })
         .collect();
     let rank = |item: &OperationItem| item.score.unwrap_or_default();

@@ -61,13 +61,14 @@ impl Job {
         let mut group = Group::of(&child);
         let output = Output::new(self.items, self.output_bytes);
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let pumped = async {
+        // Once nobody wants the command, a caller who is slow to read must not hold up its end.
+        let pumped = self.stop.run_until_cancelled(async {
             tokio::join!(
                 feed(stdin, input, &output.gone),
                 output.pump(RunStream::Stdout, stdout),
                 output.pump(RunStream::Stderr, stderr),
             )
-        };
+        });
         let ended = async {
             let cause = tokio::select! {
                 _ = child.wait() => Cause::Exited,
@@ -80,14 +81,14 @@ impl Job {
             cause
         };
         // Output is passed on while the group is being ended, and after it for what is still in the pipes.
-        let finished = async { tokio::join!(ended, pumped).0 };
-        let cause = finished.await;
+        let (cause, _) = tokio::join!(ended, pumped);
         let status = child.try_wait().ok().flatten();
-        let duration = started.elapsed();
-        let end = end_item(status, matches!(cause, Cause::TimedOut), duration, output.truncated());
-        if !matches!(cause, Cause::Stopped) {
-            // Nobody listens: nobody is told.
-            let _ = output.items.send(end).await;
+        let timed_out = matches!(cause, Cause::TimedOut);
+        let end = end_item(status, timed_out, started.elapsed(), output.truncated());
+        match cause {
+            // The spoke shuts down, and a caller may still be there; or nobody is.
+            Cause::Stopped => _ = output.items.try_send(end),
+            Cause::Exited | Cause::TimedOut => _ = self.stop.run_until_cancelled(output.items.send(end)).await,
         }
     }
 }

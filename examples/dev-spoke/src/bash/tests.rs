@@ -181,10 +181,13 @@ async fn a_process_that_left_the_group_does_not_hold_the_call() {
 #[tokio::test]
 async fn shutdown_kills_all_and_lets_none_start() {
     let (_folder, runs) = runs_with(Limits { runs: 2, ..Limits::default() });
-    let (_items, pid) = started(&runs, command("sleep 300 & echo $!; wait")).await;
-    let _second = runs.run(command("sleep 300")).unwrap();
+    let (items, pid) = started(&runs, command("sleep 300 & echo $!; wait")).await;
+    // Its caller never reads, which must not hold anything up.
+    let _second = runs.run(command("yes")).unwrap();
     assert!(matches!(runs.run(command("true")).err(), Some(ToolError::Busy { limit: 2 })));
     tokio::time::timeout(Duration::from_secs(5), runs.shutdown()).await.unwrap();
     assert!(!lives(&pid));
     assert!(runs.run(command("true")).is_err());
+    let told: Vec<RunItem> = items.collect().await;
+    assert!(matches!(told.as_slice(), [end] if is_end(end, None, Some(15), false, false)), "{told:?}");
 }
