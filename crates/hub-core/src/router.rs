@@ -79,7 +79,7 @@ impl Hub {
             Ok(mut run) => {
                 let call_id = Some(run.call_id());
                 let result = if run.kind() == OperationType::Subscription {
-                    run.begin().await.map(|()| Answer::Many(run.into_stream()))
+                    run.begin().await.map(|()| Answer::Many(run.into_items()))
                 } else {
                     match run.next().await {
                         Some(result) => result.map(Answer::One),

@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Fuse, FusedFuture};
 use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt};
 use hub_protocol::ops::calls::Receipt;
 use hub_protocol::{
     CallAborted, CallError, CallFailed, CallRequested, ErrorCode, Event, Fault, IdStyle, Json, decode, encode,
@@ -71,7 +72,43 @@ pub enum Answer {
     /// One response envelope.
     One(Json),
     /// Any number of response envelopes.
-    Many(BoxStream<'static, Result<Json, CallError>>),
+    Many(Items),
+}
+
+/// The responses of a stream, with a sign that it is over for another reason than its reader.
+///
+/// A stream is asked for its next item only while its reader keeps up, so a stream that ends on a deadline or an abort
+/// needs a way to say so while nobody asks.
+pub struct Items {
+    stream: BoxStream<'static, Result<Json, CallError>>,
+    over: Fuse<BoxFuture<'static, ()>>,
+}
+
+impl Items {
+    /// `over` ends once the stream's next item is its last: an error or the end.
+    #[must_use]
+    pub fn new(stream: BoxStream<'static, Result<Json, CallError>>, over: BoxFuture<'static, ()>) -> Self {
+        Self { stream, over: over.fuse() }
+    }
+
+    /// The next response envelope.
+    pub async fn next(&mut self) -> Option<Result<Json, CallError>> {
+        self.stream.next().await
+    }
+
+    /// Waits for the sign; for ever once it was given.
+    pub async fn over(&mut self) {
+        if self.over.is_terminated() {
+            std::future::pending::<()>().await;
+        }
+        (&mut self.over).await;
+    }
+}
+
+impl From<BoxStream<'static, Result<Json, CallError>>> for Items {
+    fn from(stream: BoxStream<'static, Result<Json, CallError>>) -> Self {
+        Self::new(stream, Box::pin(std::future::pending()))
+    }
 }
 
 /// Serves what the other side asks for.

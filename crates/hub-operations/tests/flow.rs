@@ -30,7 +30,7 @@ impl Responder for Streams {
                 made.fetch_add(1, Ordering::Relaxed);
                 Ok(text.clone())
             });
-            Ok(Answer::Many(items.boxed()))
+            Ok(Answer::Many(items.boxed().into()))
         }
         .boxed()
     }

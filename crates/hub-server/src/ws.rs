@@ -106,8 +106,8 @@ async fn read<S: AsyncRead + AsyncWrite + Unpin>(
                         shared.binary.store(true, Ordering::Relaxed);
                         bytes
                     }
-                    Message::Close(_) => return Some(reply_close(close::NORMAL, "")),
-                    Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
+                    // Reading on sends the answer to a close frame, then ends the stream.
+                    Message::Close(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
                 };
                 if let Some(close) = shared.take(&frame, &mut faults) {
                     return Some(close);

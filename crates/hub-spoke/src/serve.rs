@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, once, unfold};
 use futures_util::{FutureExt, StreamExt};
-use hub_operations::{AbortSignal, Answer, Definition, Entry, Incoming, Registry, Reply, Responder, now_ms, until};
+use hub_operations::{AbortSignal, Answer, Definition, Entry, Incoming, Items, Registry, Reply, Responder, now_ms, until};
 use hub_protocol::ops::calls::AbortMode;
 use hub_protocol::{CallError, CallRequested, ErrorCode, Event, Json, ResponseEnvelope};
 use tokio::sync::watch;
@@ -87,7 +87,7 @@ impl Service {
             Reply::Value(value) if entry.is_subscription() => once(async { Ok(value) }).boxed(),
             Reply::Envelope(envelope) if entry.is_subscription() => {
                 ends.done();
-                return Ok(Answer::Many(once(async { Ok(envelope) }).boxed()));
+                return Ok(Answer::Many(once(async { Ok(envelope) }).boxed().into()));
             }
             reply => {
                 ends.done();
@@ -95,7 +95,8 @@ impl Service {
             }
         };
         ends.timer = Timer::new(deadline, idle.map(Duration::from_millis));
-        Ok(Answer::Many(self.stream(id, items, ends)))
+        let over = ends.sign(deadline);
+        Ok(Answer::Many(Items::new(self.stream(id, items, ends), over.boxed())))
     }
 
     /// Wraps items into envelopes and ends the stream with its call, even while an item is awaited.
@@ -223,6 +224,19 @@ impl Ends {
     fn done(&mut self) {
         if let Some(guard) = self.over.take() {
             guard.disarm();
+        }
+    }
+
+    /// Ends with the call, for whoever holds the stream back without asking for its next item.
+    fn sign(&self, deadline: Option<u64>) -> impl Future<Output = ()> + Send + use<> {
+        let (abort, gone) = (self.abort.clone(), self.gone.clone());
+        let mut timer = Timer::new(deadline, None);
+        async move {
+            tokio::select! {
+                () = killed(&abort) => {}
+                () = gone.cancelled() => {}
+                _ = timer.expired() => {}
+            }
         }
     }
 

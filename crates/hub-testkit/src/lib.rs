@@ -8,7 +8,9 @@
 mod hub;
 mod process;
 mod raw;
+mod wait;
 
 pub use hub::TestHub;
 pub use process::{HubProcess, free_port, server_binary};
 pub use raw::{Closed, RawPeer};
+pub use wait::eventually;

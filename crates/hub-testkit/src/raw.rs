@@ -93,6 +93,52 @@ impl RawPeer {
         }
     }
 
+    /// Registers as a `compute` spoke (pooled names) that offers these operations: id and type. `more` replaces or
+    /// adds members of the registration.
+    pub async fn register(&mut self, name: &str, operations: &[(&str, &str)], more: Value) -> Result<Value> {
+        let operations: Vec<Value> = operations.iter().map(|(id, kind)| Self::spec(id, kind)).collect();
+        let mut input = serde_json::json!({
+            "name": name, "spokeType": "compute", "operations": operations,
+            "instanceId": uuid::Uuid::new_v4(), "startedAt": hub_operations::now_ms(),
+        });
+        for (member, value) in more.as_object().into_iter().flatten() {
+            input[member] = value.clone();
+        }
+        self.call("register", "hub.register", input).await
+    }
+
+    /// A spec that takes and answers anything.
+    #[must_use]
+    pub fn spec(id: &str, kind: &str) -> Value {
+        let (namespace, name) = id.rsplit_once('.').unwrap_or(("", id));
+        serde_json::json!({
+            "namespace": namespace, "name": name, "version": "1.0.0", "type": kind, "description": "For a test.",
+            "inputSchema": true, "outputSchema": true, "accessControl": { "requiredScopes": [] },
+        })
+    }
+
+    /// Waits for the next `call.requested`; answers its payload.
+    pub async fn requested(&mut self) -> Result<Value> {
+        self.next_of("call.requested").await
+    }
+
+    /// Waits for the next message of this type; answers its payload.
+    pub async fn next_of(&mut self, kind: &str) -> Result<Value> {
+        loop {
+            let mut message = self.next().await?;
+            if message["type"] == kind {
+                return Ok(message["payload"].take());
+            }
+        }
+    }
+
+    /// Answers a call with `data` in a response envelope.
+    pub async fn respond(&mut self, id: &Value, data: Value) -> Result<()> {
+        let meta = serde_json::json!({ "source": "local", "operationId": "test", "timestamp": 0 });
+        let output = serde_json::json!({ "data": data, "meta": meta });
+        self.event("call.responded", serde_json::json!({ "requestId": id, "output": output })).await
+    }
+
     /// Reads until the connection is closed.
     pub async fn closed(&mut self) -> Result<Closed> {
         loop {

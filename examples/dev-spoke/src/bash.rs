@@ -3,7 +3,7 @@
 mod group;
 mod output;
 mod process;
-#[cfg(all(test, unix))]
+#[cfg(all(test, target_os = "linux"))]
 mod tests;
 mod utf8;
 

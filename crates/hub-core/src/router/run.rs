@@ -3,9 +3,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::stream::{self, BoxStream};
+use futures_util::stream;
 use futures_util::{FutureExt, StreamExt};
-use hub_operations::{Definition, End, Pending, until};
+use hub_operations::{Definition, End, Items, Pending, until};
 use hub_protocol::ops::calls::{AbortMode, AbortOutcome, CallEventKind, Receipt};
 use hub_protocol::{CallError, CallId, CallRequested, ErrorCode, Json, OnDisconnect, OperationType, ResponseEnvelope};
 use tokio::time::{Instant, Sleep};
@@ -231,8 +231,26 @@ impl Run {
     }
 
     /// The responses of a subscription.
-    pub(super) fn into_stream(self) -> BoxStream<'static, Result<Json, CallError>> {
-        stream::unfold(self, |mut run| async move { run.next().await.map(|item| (item, run)) }).boxed()
+    pub(super) fn into_items(self) -> Items {
+        let over = Box::pin(self.over());
+        let stream = stream::unfold(self, |mut run| async move { run.next().await.map(|item| (item, run)) });
+        Items::new(stream.boxed(), over)
+    }
+
+    /// Ends when [`Run::step`] would end the call without a response, for readers that are not asking for one.
+    fn over(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (live, leash) = (Arc::clone(&self.live), self.terms.leash.clone());
+        let on_gone = self.terms.on_disconnect == OnDisconnect::Abort;
+        async move {
+            let mut deadline: Timer = live.deadline.map(|at| Box::pin(tokio::time::sleep(until(at))));
+            tokio::select! {
+                () = live.stop.fired() => {}
+                () = live.skip.cancelled() => {}
+                () = leash.abort.fired() => {}
+                () = leash.gone.cancelled(), if on_gone => {}
+                () = expired(&mut deadline) => {}
+            }
+        }
     }
 
     fn start(&mut self) {

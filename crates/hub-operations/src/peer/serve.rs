@@ -2,13 +2,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use hub_protocol::ops::calls::{AbortMode, Receipt};
 use hub_protocol::{CallCompleted, CallError, CallRequested, CallResponded, ErrorCode, Event, IdStyle, encode};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, Incoming, Peer, abort_frame, error_frame};
+use super::{Answer, Incoming, Items, Peer, abort_frame, error_frame};
 
 /// A call that this side serves.
 pub(super) struct Serving {
@@ -143,7 +143,7 @@ impl Peer {
         let result = match self.inner.responder.call(incoming).await {
             Ok(Answer::One(output)) => Ok(responded(id, output, style)),
             Ok(Answer::Many(items)) => self
-                .pump(items, id, style, gate, &abort)
+                .pump(items, id, style, gate)
                 .await
                 .map(|()| encode(&Event::Completed(CallCompleted { request_id: id.to_owned() }), style)),
             Err(error) => Err(error),
@@ -157,34 +157,35 @@ impl Peer {
         })
     }
 
+    /// Sends a stream's items as fast as its reader takes them. Whatever holds it back, the stream's own end (an
+    /// abort, a deadline) gets through.
     async fn pump(
         &self,
-        mut items: futures_util::stream::BoxStream<'static, Result<hub_protocol::Json, CallError>>,
+        mut items: Items,
         id: &str,
         style: IdStyle,
         mut gate: watch::Receiver<bool>,
-        abort: &AbortSignal,
     ) -> Result<(), CallError> {
+        let mut over = false;
         loop {
-            // Held back by the reader. The stream's own end of an abort is seen below.
-            if *gate.borrow_and_update() && !abort.is_fired() {
+            if !over && *gate.borrow_and_update() {
                 tokio::select! {
                     changed = gate.changed() => if changed.is_err() { return Ok(()) },
-                    () = abort.fired() => {}
+                    () = items.over() => over = true,
                 }
                 continue;
             }
-            match items.next().await {
-                None => return Ok(()),
-                Some(item) => {
-                    let frame = responded(id, item?, style);
-                    // A stream that always has an item must leave time to other calls.
-                    tokio::task::coop::consume_budget().await;
-                    if self.inner.outbox.send_item(frame).await.is_err() {
-                        // Dropping the stream tells its owner, who may keep it for later readers.
-                        return Ok(());
-                    }
-                }
+            let Some(item) = items.next().await else { return Ok(()) };
+            let frame = responded(id, item?, style);
+            // A stream that always has an item must leave time to other calls.
+            tokio::task::coop::consume_budget().await;
+            tokio::select! {
+                biased;
+                sent = self.inner.outbox.send_item(frame) => if sent.is_err() {
+                    // Dropping the stream tells its owner, who may keep it for later readers.
+                    return Ok(());
+                },
+                () = items.over(), if !over => over = true,
             }
         }
     }

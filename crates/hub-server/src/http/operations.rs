@@ -183,8 +183,11 @@ impl App {
         let called = self.run(principal, request).await;
         match called.result {
             Ok(Answer::One(envelope)) if !stream => Ok(json(&envelope)),
-            Ok(Answer::One(envelope)) => Ok(sse::respond(stream::iter([Ok(envelope)]).boxed(), called.call_id)),
-            Ok(Answer::Many(items)) => Ok(sse::respond(items, called.call_id)),
+            Ok(Answer::One(envelope)) => {
+                let once = stream::iter([Ok(envelope)]).boxed().into();
+                Ok(sse::respond(&self.hub, once, Ok, called.call_id))
+            }
+            Ok(Answer::Many(items)) => Ok(sse::respond(&self.hub, items, Ok, called.call_id)),
             Err(error) => {
                 let status = self.hub.http_status(&operation, &error);
                 Err(Problem::of(error, status, called.call_id))
@@ -221,8 +224,8 @@ impl App {
         let called = self.run(principal, CallRequested::new(CallId::new().to_string(), O::ID, input)).await;
         match called.result {
             Ok(Answer::Many(items)) => {
-                let values = items.map(|item| item.map(|e| ResponseEnvelope::data_of(&e).unwrap_or_default()));
-                Ok(sse::respond(values.boxed(), called.call_id))
+                let value = |envelope: Json| Ok(ResponseEnvelope::data_of(&envelope).unwrap_or_default());
+                Ok(sse::respond(&self.hub, items, value, called.call_id))
             }
             Ok(Answer::One(envelope)) => Ok(json(&envelope)),
             Err(error) => {

@@ -3,10 +3,15 @@ use std::time::Duration;
 
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_util::StreamExt;
-use futures_util::stream::{self, BoxStream};
+use futures_util::stream;
+use hub_core::Hub;
+use hub_operations::Items;
 use hub_protocol::{CallError, CallId, Json};
 use serde::Deserialize;
+use tokio::sync::mpsc;
+
+/// Events that may wait for a client; above it the call's stream is held back.
+const QUEUE: usize = 64;
 
 /// How often an idle stream shows that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -26,15 +31,18 @@ struct Inner {
 }
 
 /// Values as server-sent events: one `data:` line each, `id:` where there is a position, `event: completed` or
-/// `event: error` at the end. Dropping the response gives the call up.
-pub(super) fn respond(items: BoxStream<'static, Result<Json, CallError>>, call_id: Option<CallId>) -> Response {
-    let events = stream::unfold(Some(items), move |items| async move {
-        let mut items = items?;
-        match items.next().await {
-            Some(Ok(value)) => Some((Ok::<_, Infallible>(value_event(&value)), Some(items))),
-            Some(Err(error)) => Some((Ok(error_event(&error, call_id)), None)),
-            None => Some((Ok(Event::default().event("completed").data("{}")), None)),
-        }
+/// `event: error` at the end. `show` turns a response envelope into what is sent. Dropping the response gives the call
+/// up.
+pub(super) fn respond(
+    hub: &Hub,
+    items: Items,
+    show: fn(Json) -> Result<Json, CallError>,
+    call_id: Option<CallId>,
+) -> Response {
+    let (events, queued) = mpsc::channel(QUEUE);
+    hub.spawn("event stream", pump(items, events, show, call_id));
+    let events = stream::unfold(queued, |mut queued| async move {
+        queued.recv().await.map(|event| (Ok::<_, Infallible>(event), queued))
     });
     let heartbeat = KeepAlive::new().interval(HEARTBEAT).text("heartbeat");
     let mut response = Sse::new(events).keep_alive(heartbeat).into_response();
@@ -44,6 +52,34 @@ pub(super) fn respond(items: BoxStream<'static, Result<Json, CallError>>, call_i
         response.headers_mut().insert("x-hub-call-id", id);
     }
     response
+}
+
+/// Moves items to the response in a task of its own: a client that does not read must not hide the stream's end.
+async fn pump(
+    mut items: Items,
+    events: mpsc::Sender<Event>,
+    show: fn(Json) -> Result<Json, CallError>,
+    call_id: Option<CallId>,
+) {
+    let mut over = false;
+    loop {
+        let item = tokio::select! {
+            item = items.next() => item,
+            () = events.closed() => return,
+        };
+        let (event, last) = match item {
+            Some(value) => match value.and_then(show) {
+                Ok(value) => (value_event(&value), false),
+                Err(error) => (error_event(&error, call_id), true),
+            },
+            None => (Event::default().event("completed").data("{}"), true),
+        };
+        tokio::select! {
+            biased;
+            sent = events.send(event) => if last || sent.is_err() { return },
+            () = items.over(), if !over && !last => over = true,
+        }
+    }
 }
 
 fn value_event(value: &Json) -> Event {

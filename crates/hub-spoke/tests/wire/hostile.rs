@@ -79,7 +79,7 @@ async fn responses_that_are_no_envelopes_are_errors_of_their_call_alone() {
         match incoming.request.operation_id.as_str() {
             "demo.bad" => Ok(Answer::One(Json::from_text(text).unwrap())),
             "demo.null" => Ok(Answer::One(Json::from_text(r#"{"meta":{"source":"local"}}"#).unwrap())),
-            _ => Ok(Answer::Many(futures_util::stream::iter([Ok(Json::null())]).boxed())),
+            _ => Ok(Answer::Many(futures_util::stream::iter([Ok(Json::null())]).boxed().into())),
         }
     })
     .await;

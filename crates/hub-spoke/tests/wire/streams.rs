@@ -25,7 +25,7 @@ async fn a_slow_reader_holds_the_sender_back_and_loses_nothing() {
             count.store(n, Ordering::Relaxed);
             Ok(envelope(&json!({"n": n, "text": "some words of a log line"})))
         });
-        async move { Ok(Answer::Many(items.boxed())) }
+        async move { Ok(Answer::Many(items.boxed().into())) }
     })
     .await;
     let client = Client::connect(&hub.url(), KEY).await.unwrap();
@@ -47,7 +47,7 @@ async fn a_slow_reader_holds_the_sender_back_and_loses_nothing() {
 async fn a_stalled_stream_does_not_delay_other_calls() {
     let hub = FakeHub::start(|incoming, _| async move {
         match incoming.request.operation_id.as_str() {
-            "demo.count" => Ok(Answer::Many(stream::repeat_with(|| Ok(envelope(&"x".repeat(1000)))).boxed())),
+            "demo.count" => Ok(Answer::Many(stream::repeat_with(|| Ok(envelope(&"x".repeat(1000)))).boxed().into())),
             _ => Ok(one(&1)),
         }
     })
@@ -66,8 +66,8 @@ async fn a_stream_ends_as_the_hub_ends_it() {
         let items = iter((1..=3).map(|n| Ok(envelope(&n))));
         let refusal = CallError::domain("BROKEN", "no more");
         match incoming.request.operation_id.as_str() {
-            "demo.ends" => Ok(Answer::Many(items.boxed())),
-            "demo.breaks" => Ok(Answer::Many(items.chain(iter([Err(refusal)])).boxed())),
+            "demo.ends" => Ok(Answer::Many(items.boxed().into())),
+            "demo.breaks" => Ok(Answer::Many(items.chain(iter([Err(refusal)])).boxed().into())),
             _ => Err(refusal),
         }
     })
@@ -90,7 +90,7 @@ fn event(seq: u64) -> EventItem {
 /// Streams the events after `after`, `burst` of them per connection and one too early, then waits.
 fn events(after: Option<u64>, burst: u64) -> Answer {
     let from = after.unwrap_or(100);
-    Answer::Many(iter((from..=from + burst).map(|seq| Ok(envelope(&event(seq))))).chain(pending()).boxed())
+    Answer::Many(iter((from..=from + burst).map(|seq| Ok(envelope(&event(seq))))).chain(pending()).boxed().into())
 }
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn from_now_on_has_a_position_before_the_first_event() {
             let params: SubscribeEvents = incoming.request.input.parse().unwrap();
             // The event 71 happens while nobody is connected.
             if connection == 0 && !lost.swap(true, Ordering::SeqCst) {
-                return Ok(Answer::Many(pending().boxed()));
+                return Ok(Answer::Many(pending().boxed().into()));
             }
             Ok(events(params.after, 1))
         }
@@ -186,9 +186,9 @@ async fn observing_a_tree_goes_on_where_it_was_and_ends_when_it_is_done() {
         match connection {
             0 if params.after.is_none() => {
                 let failed = CallError::new(ErrorCode::OperationUnavailable, "draining");
-                Ok(Answer::Many(items.take(4).chain(iter([Err(failed)])).boxed()))
+                Ok(Answer::Many(items.take(4).chain(iter([Err(failed)])).boxed().into()))
             }
-            _ => Ok(Answer::Many(items.boxed())),
+            _ => Ok(Answer::Many(items.boxed().into())),
         }
     })
     .await;
@@ -211,7 +211,7 @@ async fn a_refused_follower_ends_with_the_error() {
 async fn a_paused_reader_of_large_items_is_not_overrun() {
     let hub = FakeHub::start(|_, _| async {
         let items = unfold(0_u32, |n| async move { (n < 60).then(|| (Ok(envelope(&"x".repeat(500_000))), n + 1)) });
-        Ok(Answer::Many(items.boxed()))
+        Ok(Answer::Many(items.boxed().into()))
     })
     .await;
     let client = Client::connect(&hub.url(), KEY).await.unwrap();
