@@ -1,3 +1,4 @@
 //! Every promise and every face, over real sockets.
 
 mod smoke;
+mod stalled;

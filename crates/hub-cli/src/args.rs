@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use hub_protocol::CallId;
 
 use crate::connect::Globals;
-use crate::{audit, call, calls, completions, events, keys, ops, spoke, spokes, status};
+use crate::{audit, call, calls, completions, events, keys, ops, spoke, spokes};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,7 +19,6 @@ Examples:
                                                    offer a command line as an operation";
 
 const LONG: &str = "\
-
 Exit codes:
   0    it worked (also when the reader of the output went away, as `head` does)
   1    the call failed: it was refused, its handler failed, or somebody else aborted it
@@ -37,13 +36,24 @@ Environment:
   HUB_CA_FILE   certificates to trust besides the system's
   NO_COLOR      no colours";
 
+const STATUS: &str = "\
+Examples:
+  hub status
+  hub status --url wss://hub.example.org --key-file hub.key
+  hub status --json | jq .callsInFlight";
+
+const WHOAMI: &str = "\
+Examples:
+  hub whoami
+  HUB_KEY=hub_… hub whoami --json | jq .identity.scopes";
+
 /// Talk to a hub: call operations, watch calls, manage keys, offer commands.
 #[derive(Debug, Parser)]
 #[command(
     name = "hub",
     version,
     after_help = EXAMPLES,
-    after_long_help = format!("{EXAMPLES}\n{LONG}"),
+    after_long_help = format!("{EXAMPLES}\n\n{LONG}"),
     max_term_width = 110,
     disable_help_subcommand = true
 )]
@@ -74,8 +84,10 @@ pub(crate) enum Command {
     /// Read the audit log.
     Audit(audit::AuditArgs),
     /// Show how the hub fares.
+    #[command(after_help = STATUS)]
     Status,
     /// Show who you are to the hub.
+    #[command(after_help = WHOAMI)]
     Whoami,
     /// Offer operations of your own.
     #[command(subcommand)]
@@ -95,7 +107,8 @@ pub(crate) fn parse_call(text: &str) -> Result<CallRef, String> {
     if text == "last" {
         return Ok(CallRef::Last);
     }
-    text.parse().map(CallRef::Id).map_err(|_| format!("{text:?} is no call id: `hub calls list` shows them; `last` is your newest call"))
+    let wrong = |_| format!("{text:?} is no call id: `hub calls list` shows them; `last` is your newest call");
+    text.parse().map(CallRef::Id).map_err(wrong)
 }
 
 #[cfg(test)]

@@ -284,7 +284,9 @@ async fn recorded(hub: &Hub, operation: &str, request_id: &str, since: u64) -> R
             return Ok(call.call_id);
         }
         if tokio::time::Instant::now() > give_up {
-            return Err(Failure::Local(format!("the hub took {operation} but shows no record of it yet: see `hub calls list`")));
+            return Err(Failure::Local(format!(
+                "the hub took {operation} but shows no record of it yet: see `hub calls list`"
+            )));
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(500));
@@ -302,7 +304,9 @@ mod tests {
     #[test]
     fn the_end_of_a_command_is_told_when_it_is_worth_it() {
         let end_of = |code: Option<i32>, signal: Option<i32>, timed_out: bool| {
-            end(json!({"exitCode": code, "signal": signal, "timedOut": timed_out, "durationMs": 1240, "truncated": false}))
+            end(
+                json!({"exitCode": code, "signal": signal, "timedOut": timed_out, "durationMs": 1240, "truncated": false}),
+            )
         };
         assert_eq!(end_of(Some(0), None, false), None);
         assert_eq!(end_of(Some(2), None, false).unwrap(), "[exit code 2 after 1.24 s]");

@@ -201,8 +201,14 @@ mod tests {
             assert!(is_loopback(url), "{url}");
         }
         for url in [
-            "ws://hub.example.org", "ws://10.0.0.1:3300", "ws://127.0.0.1.example.org", "ws://localhost.evil:1",
-            "ws://127.0.0.1@evil.org", "ws://[::1", "ws://[2001:db8::1]:1", "",
+            "ws://hub.example.org",
+            "ws://10.0.0.1:3300",
+            "ws://127.0.0.1.example.org",
+            "ws://localhost.evil:1",
+            "ws://127.0.0.1@evil.org",
+            "ws://[::1",
+            "ws://[2001:db8::1]:1",
+            "",
         ] {
             assert!(!is_loopback(url) || url == "ws://[::1", "{url}");
         }

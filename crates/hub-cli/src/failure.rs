@@ -171,7 +171,9 @@ fn connect_text(error: &ConnectError, key: &str) -> String {
             format!("{key} is empty or has characters that no key has: copy it again, without quotes and line ends")
         }
         ConnectError::Timeout { url, after } => {
-            format!("no answer from {url} within {after:?}; check host, port and firewall, or give it longer with --timeout")
+            format!(
+                "no answer from {url} within {after:?}; check host, port and firewall, or give it longer with --timeout"
+            )
         }
         ConnectError::Certificates { url, reason } => {
             format!("no TLS to {url}: {}", reason.replace("ca_certificate_pem", "--ca-file"))

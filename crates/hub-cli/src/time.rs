@@ -50,7 +50,8 @@ pub(crate) fn parse_past(text: &str) -> Result<At, String> {
     if let Ok(ago) = parse_duration(text) {
         return Ok(At(now_ms().saturating_sub(millis(ago))));
     }
-    parse_time(text).ok_or_else(|| format!("{text:?} is neither a duration such as 10m nor a time such as 2026-11-21T07:30:00Z"))
+    parse_time(text)
+        .ok_or_else(|| format!("{text:?} is neither a duration such as 10m nor a time such as 2026-11-21T07:30:00Z"))
 }
 
 /// Reads a duration as "from now", or a time such as `2026-11-21T07:30:00Z`.
@@ -58,7 +59,8 @@ pub(crate) fn parse_future(text: &str) -> Result<At, String> {
     if let Ok(ahead) = parse_duration(text) {
         return Ok(At(now_ms().saturating_add(millis(ahead))));
     }
-    parse_time(text).ok_or_else(|| format!("{text:?} is neither a duration such as 30d nor a time such as 2026-12-31T00:00:00Z"))
+    parse_time(text)
+        .ok_or_else(|| format!("{text:?} is neither a duration such as 30d nor a time such as 2026-12-31T00:00:00Z"))
 }
 
 fn parse_time(text: &str) -> Option<At> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hub_protocol::CallId;
 use hub_storage::{CallBatch, CallRow, CallUpdate, EdgeRow, KeyedOutcome, NewEvent, Store};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::log::EventLog;
@@ -51,6 +51,8 @@ struct Job {
 pub(crate) struct Recorder {
     queue: mpsc::Sender<Job>,
     backlog: Arc<AtomicU64>,
+    /// Somebody waits for a commit.
+    awaited: Arc<Notify>,
     closing: CancellationToken,
 }
 
@@ -63,10 +65,17 @@ impl Recorder {
     pub(crate) fn start(store: Store, log: EventLog, tasks: &Tasks) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let backlog = Arc::new(AtomicU64::new(0));
-        let closing = CancellationToken::new();
-        let writer = Writer { store, log, jobs, backlog: Arc::clone(&backlog), closing: closing.clone() };
+        let (awaited, closing) = (Arc::new(Notify::new()), CancellationToken::new());
+        let writer = Writer {
+            store,
+            log,
+            jobs,
+            backlog: Arc::clone(&backlog),
+            awaited: Arc::clone(&awaited),
+            closing: closing.clone(),
+        };
         tasks.spawn_last("recorder", writer.run());
-        Self { queue, backlog, closing }
+        Self { queue, backlog, awaited, closing }
     }
 
     /// Takes no more and lets the writing task end.
@@ -83,6 +92,7 @@ impl Recorder {
     pub(crate) async fn committed(&self, change: Change) -> Result<(), Stopped> {
         let (committed, done) = oneshot::channel();
         self.push(Job { change, committed: Some(committed) }).await?;
+        self.awaited.notify_one();
         done.await.map_err(|_| Stopped)
     }
 
@@ -102,6 +112,7 @@ struct Writer {
     log: EventLog,
     jobs: mpsc::Receiver<Job>,
     backlog: Arc<AtomicU64>,
+    awaited: Arc<Notify>,
     closing: CancellationToken,
 }
 
@@ -136,23 +147,18 @@ impl Writer {
         }
     }
 
-    /// Lets a start meet its end, so that a short call costs one row written once.
+    /// Lets a start meet its end, so that a short call costs one row written once. Asleep meanwhile: being woken for
+    /// each change cost more than writing it.
     async fn linger(&mut self, jobs: &mut Vec<Job>) {
-        let until = tokio::time::Instant::now() + LINGER;
+        tokio::select! {
+            () = tokio::time::sleep(LINGER) => {}
+            // Of a commit that was awaited before, at worst: then this batch goes out early.
+            () = self.awaited.notified() => {}
+            () = self.closing.cancelled() => {}
+        }
         while jobs.len() < BATCH {
-            match tokio::time::timeout_at(until, self.jobs.recv()).await {
-                Ok(Some(job)) => {
-                    let awaited = job.committed.is_some();
-                    jobs.push(job);
-                    if awaited {
-                        while jobs.len() < BATCH {
-                            let Ok(job) = self.jobs.try_recv() else { return };
-                            jobs.push(job);
-                        }
-                    }
-                }
-                Ok(None) | Err(_) => return,
-            }
+            let Ok(job) = self.jobs.try_recv() else { return };
+            jobs.push(job);
         }
     }
 

@@ -29,8 +29,9 @@ impl TestHub {
     /// Over a folder that another hub may have left.
     pub async fn start_in(folder: TempDir, flags: &[&str]) -> Result<Self> {
         let path = folder.path().to_str().context("a temp path is text")?.to_owned();
-        let base = ["hub-server", "--listen", "127.0.0.1:0", "--data-dir", &path];
-        let matches = command().try_get_matches_from(base.iter().chain(flags))?;
+        let base = ["hub-server", "--data-dir", &path];
+        let listen: &[&str] = if flags.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
+        let matches = command().try_get_matches_from(base.iter().chain(listen).chain(flags))?;
         let config = Config::from_layers(&Layered::build(&matches, &|_| None, "", None)?)?;
         let server = hub_server::start(config).await?;
         let key = std::fs::read_to_string(folder.path().join("admin.key"))?.trim().to_owned();
@@ -41,6 +42,12 @@ impl TestHub {
     #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.server.address()
     }
 
     /// The admin key.

@@ -5,12 +5,16 @@
 //!
 //! **Non-goals.** No mock of the project's own code.
 
+mod http;
 mod hub;
 mod process;
+mod program;
 mod raw;
 mod wait;
 
+pub use http::{HttpAnswer, http, http_over};
 pub use hub::TestHub;
 pub use process::{HubProcess, free_port, server_binary};
+pub use program::{Ran, binary, command, run, run_with};
 pub use raw::{Closed, RawPeer};
 pub use wait::eventually;

@@ -20,15 +20,20 @@ pub struct HubProcess {
 impl HubProcess {
     /// Starts it on `port` over `folder` and waits until it is ready.
     pub async fn start(folder: &Path, port: u16, flags: &[&str]) -> Result<Self> {
-        let child = Command::new(server_binary()?)
-            .args(["--listen", &format!("127.0.0.1:{port}"), "--data-dir"])
-            .arg(folder)
-            .args(flags)
-            .stdout(Stdio::null())
-            .stderr(Stdio::inherit())
-            .kill_on_drop(true)
-            .spawn()
-            .context("cannot start hub-server")?;
+        Self::start_from(&mut Self::command(folder, port, flags)?, folder, port).await
+    }
+
+    /// The command that [`HubProcess::start`] runs, for changes.
+    pub fn command(folder: &Path, port: u16, flags: &[&str]) -> Result<Command> {
+        let mut command = Command::new(server_binary()?);
+        command.args(["--listen", &format!("127.0.0.1:{port}"), "--data-dir"]).arg(folder).args(flags);
+        command.stdout(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// As [`HubProcess::start`], by a command that listens on `port` over `folder`.
+    pub async fn start_from(command: &mut Command, folder: &Path, port: u16) -> Result<Self> {
+        let child = command.spawn().context("cannot start hub-server")?;
         let mut this = Self { child, port, folder: folder.to_owned() };
         let until = Instant::now() + START;
         while !answers(port).await {
@@ -88,15 +93,7 @@ pub fn free_port() -> Result<u16> {
 
 /// The built `hub-server`, beside the running test in the target folder.
 pub fn server_binary() -> Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let folder = test.parent().and_then(Path::parent).context("a test runs in target/PROFILE/deps")?;
-    let binary = folder.join(format!("hub-server{}", std::env::consts::EXE_SUFFIX));
-    anyhow::ensure!(
-        binary.exists(),
-        "{} is not built: run `cargo xtask test`, which builds it first",
-        binary.display()
-    );
-    Ok(binary)
+    crate::binary("hub-server")
 }
 
 async fn answers(port: u16) -> bool {

@@ -63,8 +63,9 @@ fn pair(word: &str) -> Result<(&str, Value)> {
     if !raw {
         return Ok((key, Value::String(text)));
     }
-    let value = serde_json::from_str(&text)
-        .map_err(|e| Failure::Usage(format!("{key}:= takes JSON, and {text:?} is none: {e}; for a text write {key}=…")))?;
+    let value = serde_json::from_str(&text).map_err(|e| {
+        Failure::Usage(format!("{key}:= takes JSON, and {text:?} is none: {e}; for a text write {key}=…"))
+    })?;
     Ok((key, value))
 }
 

@@ -55,6 +55,10 @@ impl Table {
         self.rows.is_empty()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
     pub(crate) fn render(&self, style: Style, width: Option<usize>) -> String {
         let heads = (!self.heads.is_empty()).then_some(&self.heads);
         let lines: Vec<&Vec<Cell>> = heads.into_iter().chain(&self.rows).collect();
@@ -76,7 +80,11 @@ impl Table {
         let last = widths.len().saturating_sub(1);
         let mut text = String::new();
         for (i, (cell, width)) in cells.iter().zip(widths).enumerate() {
-            let shown = if i == last { room.map_or_else(|| cell.text.clone(), |room| cut(&cell.text, room)) } else { cell.text.clone() };
+            let shown = if i == last {
+                room.map_or_else(|| cell.text.clone(), |room| cut(&cell.text, room))
+            } else {
+                cell.text.clone()
+            };
             // Padding stays outside of the colour, and outside of what the last column has.
             let gap = " ".repeat(width.saturating_sub(shown.chars().count()));
             let painted = style.paint(cell.paint, &shown);

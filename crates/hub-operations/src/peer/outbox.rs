@@ -186,6 +186,9 @@ impl OutboxReader {
                 return close;
             }
             filled.await;
+            // Whoever fills the queue is often one of many tasks that are ready. The scheduler would run this one
+            // next; behind them it finds what all of them have to send, and one write takes it.
+            tokio::task::yield_now().await;
         }
     }
 

@@ -1,0 +1,80 @@
+//! One file per measure.
+
+mod abort;
+mod http;
+mod memory;
+mod recorder;
+mod rig;
+mod routed;
+mod soak;
+mod start;
+mod streams;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::args::Options;
+use crate::machine::Machine;
+use crate::process;
+use crate::report::{Report, Section};
+
+/// A measure by its name.
+#[derive(Debug)]
+pub(crate) struct Measure {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+}
+
+/// All measures, in the order they run.
+pub(crate) const ALL: [Measure; 7] = [
+    Measure { name: "routed", about: "calls from spoke A through the hub to spoke B: latency and calls a second" },
+    Measure { name: "streams", about: "items a second of subscriptions through the hub" },
+    Measure { name: "http", about: "calls a second over HTTP, items a second over SSE" },
+    Measure { name: "abort", about: "time until an abort has reached a whole call tree" },
+    Measure { name: "recorder", about: "call records a second, by the store alone and behind the hub" },
+    Measure { name: "memory", about: "bytes of the hub per idle spoke" },
+    Measure { name: "start", about: "cold start, and restart over many call records" },
+];
+
+/// What a measure works with.
+#[derive(Debug)]
+pub(crate) struct Bench<'a> {
+    pub(crate) options: &'a Options,
+    pub(crate) hub: PathBuf,
+}
+
+/// Runs what the options ask for.
+pub(crate) async fn run(options: &Options) -> Result<Report> {
+    let bench = Bench { options, hub: process::hub_binary(options).await? };
+    let mut machine = Machine::look();
+    let started = Instant::now();
+    let mut sections = Vec::new();
+    for measure in ALL.iter().filter(|m| options.wants(m.name)) {
+        eprintln!("{:>4.0} s  {}: {}", started.elapsed().as_secs_f32(), measure.name, measure.about);
+        let section = one(&bench, measure.name).await.with_context(|| format!("measure {:?}", measure.name))?;
+        sections.push(section.compared());
+    }
+    machine.look_again();
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(Report { machine, quick: options.quick, turns: options.turns, seconds, sections })
+}
+
+/// Keeps the hub under load instead, for a profiler.
+pub(crate) async fn soak(options: &Options, seconds: u64) -> Result<()> {
+    soak::run(&Bench { options, hub: process::hub_binary(options).await? }, seconds).await
+}
+
+async fn one(bench: &Bench<'_>, name: &str) -> Result<Section> {
+    match name {
+        "routed" => routed::run(bench).await,
+        "streams" => streams::run(bench).await,
+        "http" => http::run(bench).await,
+        "abort" => abort::run(bench).await,
+        "recorder" => recorder::run(bench).await,
+        "memory" => memory::run(bench).await,
+        "start" => start::run(bench).await,
+        other => anyhow::bail!("no measure {other}"),
+    }
+}

@@ -1,0 +1,89 @@
+//! `hub spokes`.
+
+use clap::Args;
+use hub_protocol::ops::hub::{ListSpokes, SpokeItem, SpokeStatus};
+
+use crate::connect::Cx;
+use crate::failure::Result;
+use crate::output::{Cell, Paint, Table};
+use crate::time::{ago, now_ms};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hub spokes               those that are connected
+  hub spokes --all         and those that were
+  hub spokes --json | jq -r '.spokes[] | select(.name == \"laptop\") | .operations[]'")]
+pub(crate) struct SpokesArgs {
+    /// Also spokes that are not connected.
+    #[arg(long, short)]
+    all: bool,
+}
+
+pub(crate) async fn run(cx: &Cx, args: SpokesArgs) -> Result<()> {
+    let hub = cx.connect(false).await?;
+    let reply = hub.call(&ListSpokes { connected: (!args.all).then_some(true) }).await?;
+    if cx.out.json {
+        return cx.out.document(&reply);
+    }
+    if reply.spokes.is_empty() {
+        cx.out.note(if args.all {
+            "no spoke has ever connected"
+        } else {
+            "no spoke is connected; --all shows those that were"
+        });
+        return Ok(());
+    }
+    cx.out.table(&table(&reply.spokes, now_ms()))
+}
+
+fn table(spokes: &[SpokeItem], now: u64) -> Table {
+    let mut table = Table::new(&["NAME", "TYPE", "STATUS", ">RUNNING", ">LOAD", ">OPERATIONS", "SINCE", "VERSION"]);
+    for spoke in spokes {
+        let (status, since) = match spoke.status {
+            SpokeStatus::Connected if spoke.draining => (Cell::new("draining", Paint::Yellow), spoke.connected_at),
+            SpokeStatus::Connected => (Cell::new("connected", Paint::Green), spoke.connected_at),
+            SpokeStatus::Disconnected => {
+                (Cell::new("disconnected", Paint::Dim), spoke.disconnected_at.unwrap_or(spoke.connected_at))
+            }
+        };
+        table.row([
+            Cell::new(&spoke.name, Paint::Bold),
+            (&spoke.spoke_type).into(),
+            status,
+            spoke.in_flight.to_string().into(),
+            spoke.load.map_or_else(|| "-".to_owned(), |load| format!("{load:.1}")).into(),
+            spoke.operations.len().to_string().into(),
+            ago(since, now).into(),
+            spoke.version.as_deref().unwrap_or("-").into(),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::output::Style;
+
+    #[test]
+    fn spokes_as_a_table() {
+        let spoke = |name: &str, status: &str| {
+            serde_json::from_value::<SpokeItem>(json!({
+                "spokeId": "019aa571-0000-7000-8000-000000000000", "name": name, "spokeType": "dev-env",
+                "status": status, "draining": false, "instanceId": "019aa571-0000-7000-8000-000000000000",
+                "operations": ["a.b"], "inFlight": 3, "load": 0.25, "connectedAt": 1000, "disconnectedAt": 4000,
+            }))
+            .unwrap()
+        };
+        let spokes = [spoke("laptop", "connected"), spoke("gpu", "disconnected")];
+        assert_eq!(
+            table(&spokes, 6_000).render(Style { colour: false }, None),
+            "NAME    TYPE     STATUS        RUNNING  LOAD  OPERATIONS  SINCE       VERSION\n\
+             laptop  dev-env  connected           3   0.2           1  5.00 s ago  -\n\
+             gpu     dev-env  disconnected        3   0.2           1  2.00 s ago  -\n"
+        );
+    }
+}
