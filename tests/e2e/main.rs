@@ -1,4 +1,5 @@
 //! Every promise and every face, over real sockets.
 
+mod size;
 mod smoke;
 mod stalled;

@@ -42,6 +42,17 @@ fn refused(ran: &Ran, words: &[&str]) {
     }
 }
 
+/// Does something when it is dropped.
+fn scopeguard(work: impl FnMut()) -> impl Drop {
+    struct Guard<F: FnMut()>(F);
+    impl<F: FnMut()> Drop for Guard<F> {
+        fn drop(&mut self) {
+            (self.0)();
+        }
+    }
+    Guard(work)
+}
+
 fn mode(path: &Path) -> Result<u32> {
     Ok(std::fs::metadata(path)?.permissions().mode() & 0o777)
 }
@@ -271,13 +282,14 @@ async fn a_backup_under_load_has_what_was_acknowledged_and_opens() -> Result<()>
     let data = folder.path().to_str().context("text")?;
     let to = folder.path().join("copy.db");
     let backup = async {
+        // Whichever way this ends, the load ends too.
+        let _end = scopeguard(|| stop.store(true, Ordering::Relaxed));
         eventually("the load runs", || async { Ok((acknowledged.lock().expect("no panic").len() > 50).then_some(())) })
             .await?;
         let before = acknowledged.lock().expect("no panic").clone();
         let to = to.to_str().context("text")?;
         let ran = run(&mut server(folder.path(), &["backup", "--to", to, "--data-dir", data, "--json"])?).await?;
         let during = acknowledged.lock().expect("no panic").len() - before.len();
-        stop.store(true, Ordering::Relaxed);
         anyhow::Ok((before, ran, during))
     };
     let (load, backup) = tokio::join!(load, backup);

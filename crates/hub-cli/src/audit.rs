@@ -43,5 +43,5 @@ pub(crate) async fn run(cx: &Cx, args: AuditArgs) -> Result<()> {
             Cell::new(entry.details.as_str(), Paint::Dim),
         ]);
     }
-    cx.out.table(&table)
+    cx.out.list(&table, "no such entries")
 }

@@ -2,6 +2,7 @@
 
 mod abort;
 mod attach;
+mod items;
 mod list;
 mod node;
 mod replay;

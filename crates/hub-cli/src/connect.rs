@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use hub_protocol::ops::Operation;
-use hub_spoke::{Client, ConnectionState, ErrorCode, Json};
+use hub_spoke::{Client, ConnectionState, ErrorCode, Json, Subscription};
 
 use crate::failure::{Failure, Result};
 use crate::output::Out;
@@ -129,6 +129,13 @@ impl Hub {
         data.parse().map_err(|e| {
             Failure::Local(format!("the answer of {} does not fit this version of `hub`: {:?}", O::ID, e.classify()))
         })
+    }
+
+    /// Starts a subscription of the hub; its items come as JSON text.
+    pub(crate) async fn stream<O: Operation>(&self, params: &O) -> Result<Subscription<Json>> {
+        let input = Json::from_serialize(params).map_err(|e| Failure::Usage(format!("{}: {e}", O::ID)))?;
+        let stream = self.client.request(O::ID).input(input).subscribe().await;
+        stream.map_err(|error| self.failed(O::ID, error))
     }
 
     /// The failure of a call; when the connection itself ended, that is the cause to name.

@@ -65,6 +65,9 @@ pub(crate) async fn run(cx: &Cx, args: EventsArgs) -> Result<()> {
     if cx.out.json {
         return cx.out.document(&json!({ "events": events }));
     }
+    if events.is_empty() {
+        cx.out.note("no such events, or none that you may see");
+    }
     events.iter().try_for_each(|event| show(cx.out, event))
 }
 

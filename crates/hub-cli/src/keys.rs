@@ -112,7 +112,7 @@ async fn list(out: Out, hub: &Hub, all: bool) -> Result<()> {
     if out.json {
         return out.document(&keys);
     }
-    out.table(&table(&keys.keys, now_ms()))
+    out.list(&table(&keys.keys, now_ms()), "no keys")
 }
 
 fn table(keys: &[KeyItem], now: u64) -> Table {

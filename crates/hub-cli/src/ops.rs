@@ -8,7 +8,7 @@ use hub_protocol::ops::hub::{GetSchemas, ListOperations, OperationItem, SearchOp
 use serde_json::json;
 
 use crate::connect::{Cx, Hub};
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::output::{Cell, Out, Paint, Table};
 
 /// Largest page that the hub gives.
@@ -124,22 +124,20 @@ async fn list(out: Out, hub: &Hub, args: ListArgs) -> Result<()> {
             None => break,
         }
     }
-    show(out, &operations)
+    show(out, &operations, "no such operations, or none that you may call; --all also shows those without a provider")
 }
 
 async fn search(out: Out, hub: &Hub, args: SearchArgs) -> Result<()> {
     let params = SearchOperations { query: args.words.join(" "), namespace: args.namespace, limit: args.limit };
     let found = hub.call(&params).await?;
-    if found.operations.is_empty() && !out.json {
-        return Err(Failure::Missing(format!(
-            "nothing fits {:?}; `hub ops list` shows all that you may call",
-            params.query
-        )));
-    }
-    show(out, &found.operations)
+    show(
+        out,
+        &found.operations,
+        &format!("nothing fits {:?}; `hub ops list` shows all that you may call", params.query),
+    )
 }
 
-fn show(out: Out, operations: &[OperationItem]) -> Result<()> {
+fn show(out: Out, operations: &[OperationItem], empty: &str) -> Result<()> {
     if out.json {
         return out.document(&json!({ "operations": operations }));
     }
@@ -162,7 +160,7 @@ fn show(out: Out, operations: &[OperationItem]) -> Result<()> {
             text.into(),
         ]);
     }
-    out.table(&table)
+    out.list(&table, empty)
 }
 
 async fn schema(out: Out, hub: &Hub, args: SchemaArgs) -> Result<()> {

@@ -109,6 +109,15 @@ impl Out {
         self.raw(&table.render(self.style, self.width()))
     }
 
+    /// A table that may have no rows; then a note says so.
+    pub(crate) fn list(self, table: &Table, empty: &str) -> Result<()> {
+        if table.is_empty() {
+            self.note(empty);
+            return Ok(());
+        }
+        self.table(table)
+    }
+
     /// As [`Out::table`], on standard error.
     pub(crate) fn note_table(self, table: &Table) {
         self.note_raw(&table.render(self.err_style, None));

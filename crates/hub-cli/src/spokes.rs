@@ -26,15 +26,9 @@ pub(crate) async fn run(cx: &Cx, args: SpokesArgs) -> Result<()> {
     if cx.out.json {
         return cx.out.document(&reply);
     }
-    if reply.spokes.is_empty() {
-        cx.out.note(if args.all {
-            "no spoke has ever connected"
-        } else {
-            "no spoke is connected; --all shows those that were"
-        });
-        return Ok(());
-    }
-    cx.out.table(&table(&reply.spokes, now_ms()))
+    let empty =
+        if args.all { "no spoke has ever connected" } else { "no spoke is connected; --all shows those that were" };
+    cx.out.list(&table(&reply.spokes, now_ms()), empty)
 }
 
 fn table(spokes: &[SpokeItem], now: u64) -> Table {

@@ -1,5 +1,6 @@
 //! Aborting a call tree: leaves first, with a receipt per call (protocol §4, abort cascade).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,16 +40,8 @@ pub(crate) async fn tree(calls: &CallTable<Arc<LiveCall>>, id: CallId, abort: Ab
         }
         return reached.iter().map(|r| receipt_now(&r.data, started)).collect();
     }
-    for call in &reached {
-        // The frame goes out here, in this order; the call's own task then only waits for the confirmation.
-        if call.data.outcome().is_none() {
-            call.data.tell_callee(abort.reason.as_deref());
-        }
-    }
-    for call in &reached {
-        call.data.set_grace(abort.grace);
-        call.data.stop.fire(abort.reason.clone(), Some(abort.mode));
-    }
+    stop(&reached, &abort);
+    let reached = with_late_comers(calls, id, reached, &abort);
     if abort.mode == AbortMode::KillNowait {
         return reached.iter().map(|r| receipt_now(&r.data, started)).collect();
     }
@@ -58,6 +51,39 @@ pub(crate) async fn tree(calls: &CallTable<Arc<LiveCall>>, id: CallId, abort: Ab
         r.data.receipt(outcome.unwrap_or(AbortOutcome::NoAnswer), millis(started))
     });
     futures_util::future::join_all(waits).await
+}
+
+fn stop(reached: &[Reached<Arc<LiveCall>>], abort: &Abort) {
+    for call in reached {
+        // The frame goes out here, in this order; the call's own task then only waits for the confirmation.
+        if call.data.outcome().is_none() {
+            call.data.tell_callee(abort.reason.as_deref());
+        }
+    }
+    for call in reached {
+        call.data.set_grace(abort.grace);
+        call.data.stop.fire(abort.reason.clone(), Some(abort.mode));
+    }
+}
+
+/// Also stops what was called between the look at the tree and the stop of its caller. Calls below a stopped one are
+/// refused ([`LiveCall::stop`] is looked at after a call has its place in the tree), so this comes to an end.
+fn with_late_comers(
+    calls: &CallTable<Arc<LiveCall>>,
+    id: CallId,
+    mut reached: Vec<Reached<Arc<LiveCall>>>,
+    abort: &Abort,
+) -> Vec<Reached<Arc<LiveCall>>> {
+    let mut known: HashSet<CallId> = reached.iter().map(|r| r.id).collect();
+    loop {
+        let late: Vec<_> = calls.subtree(id).into_iter().filter(|r| r.live && known.insert(r.id)).collect();
+        if late.is_empty() {
+            return reached;
+        }
+        stop(&late, abort);
+        // What came later is below what was there, so leaves stay first.
+        reached.splice(0..0, late);
+    }
 }
 
 fn receipt_now(call: &LiveCall, started: Instant) -> Receipt {

@@ -32,6 +32,8 @@ use serve::Serving;
 /// Bounds of one connection.
 #[derive(Debug, Clone)]
 pub struct PeerConfig {
+    /// Largest message that the other side takes, in bytes (protocol §1: 1 MiB).
+    pub message_bytes: usize,
     /// Most calls served for the other side at once (protocol §1: 1,024).
     pub max_serving: usize,
     /// Most items of one stream held for a reader that is behind.
@@ -47,6 +49,7 @@ impl Default for PeerConfig {
         // The other side is paused at a sixteenth. The rest takes what is on its way by then: what the sender has
         // queued, and the buffers of both kernels, which on Linux grow to 4 and 6 MiB.
         Self {
+            message_bytes: hub_protocol::DEFAULT_MESSAGE_LIMIT,
             max_serving: 1024,
             stream_items: 256 * 1024,
             stream_bytes: 16 * 1024 * 1024,
@@ -208,8 +211,11 @@ impl Peer {
     /// Sends a request and gives the receiving half of its call. `one` ends the call at its first response.
     ///
     /// # Errors
-    /// `SPOKE_DISCONNECTED` when the connection is lost, `CONFLICT` when the request id is in flight.
+    /// `SPOKE_DISCONNECTED` when the connection is lost, `CONFLICT` when the request id is in flight,
+    /// `PAYLOAD_TOO_LARGE` when the other side would not take the message.
     pub async fn start(&self, request: &CallRequested, one: bool) -> Result<Pending, CallError> {
+        let frame = encode(&Event::Requested(request.clone()), IdStyle::Empty);
+        self.check_size(&frame)?;
         let slot = Arc::new(Slot::new(request.request_id.clone(), one));
         {
             let mut maps = self.lock();
@@ -222,11 +228,20 @@ impl Peer {
             maps.pending.insert(request.request_id.clone(), Arc::clone(&slot));
         }
         let pending = Pending::new(slot, self.clone());
-        let frame = encode(&Event::Requested(request.clone()), IdStyle::Empty);
         if self.inner.outbox.send(frame).await.is_err() {
             return Err(lost().with_retryable(true));
         }
         Ok(pending)
+    }
+
+    /// A message that the other side would refuse costs its call, not the connection and all calls on it.
+    fn check_size(&self, frame: &Bytes) -> Result<(), CallError> {
+        let limit = self.inner.config.message_bytes;
+        if frame.len() <= limit {
+            return Ok(());
+        }
+        Err(CallError::new(ErrorCode::PayloadTooLarge, format!("the message is above the limit of {limit} bytes"))
+            .with_details(&serde_json::json!({ "limit": limit, "of": "messageBytes" })))
     }
 
     /// Queues an event that belongs to no call, without waiting.

@@ -168,7 +168,11 @@ impl Config {
             header: ms("header_timeout_ms")?,
             body: ms("body_timeout_ms")?,
         };
-        let peer = PeerConfig { max_serving: layers.parse("max_in_flight", "a number")?, ..PeerConfig::default() };
+        let peer = PeerConfig {
+            message_bytes: bounds.message,
+            max_serving: layers.parse("max_in_flight", "a number")?,
+            ..PeerConfig::default()
+        };
         let retention = Retention {
             calls: days("retention_calls_days")?,
             events: days("retention_events_days")?,

@@ -176,7 +176,8 @@ impl<'a> Supervisor<'a> {
         let shared = self.shared;
         let (outbox, queue) = Outbox::new(OUTBOX);
         let responder = shared.role.responder(Client::unguarded(shared));
-        let peer = Peer::new(PeerConfig::default(), outbox, responder, shared.served.clone());
+        let config = PeerConfig { message_bytes: shared.dialer.message_limit, ..PeerConfig::default() };
+        let peer = Peer::new(config, outbox, responder, shared.served.clone());
         let driving = drive(socket, &peer, queue, shared.liveness, shared.dialer.message_limit);
         tokio::pin!(driving);
         let entering = shared.role.enter(peer.clone());

@@ -52,13 +52,20 @@ impl Idempotency<'_> {
         on_writer!(self.0, begin(row, now))
     }
 
-    /// Frees a key whose call left no outcome; one with an outcome stays.
+    /// Frees a key that `call_id` holds without having left an outcome. One with an outcome stays, and so does one
+    /// that another call has taken since: of several who find a dead holder, none may free the key of the next.
     ///
     /// # Errors
     /// What the database met.
-    pub async fn release(&self, principal: &str, operation_id: &str, key: &str) -> Result<(), StoreError> {
+    pub async fn release(
+        &self,
+        principal: &str,
+        operation_id: &str,
+        key: &str,
+        call_id: CallId,
+    ) -> Result<(), StoreError> {
         let (principal, operation_id, key) = (principal.to_owned(), operation_id.to_owned(), key.to_owned());
-        on_writer!(self.0, release(principal, operation_id, key))
+        on_writer!(self.0, release(principal, operation_id, key, call_id))
     }
 }
 
@@ -87,8 +94,10 @@ backends! {
         principal: String,
         operation_id: String,
         key: String,
+        call_id: CallId,
     ) -> Result<(), StoreError> {
         let held = idempotency_keys::table.find((principal, operation_id, key));
+        let held = held.filter(idempotency_keys::call_id.eq(BindId::from(call_id)));
         diesel::delete(held.filter(idempotency_keys::outcome.is_null())).execute(c).await?;
         Ok(())
     }

@@ -5,7 +5,7 @@ use futures_util::StreamExt;
 use hub_protocol::ops::Operation;
 use hub_protocol::ops::calls::{AttachCall, AttachItem, ExportCalls};
 
-use super::resolve;
+use super::{items, resolve};
 use crate::args::{CallRef, parse_call};
 use crate::call::print_item;
 use crate::connect::Hub;
@@ -38,14 +38,18 @@ pub(crate) struct ExportArgs {
 
 pub(super) async fn attach(out: Out, hub: &Hub, args: AttachArgs) -> Result<()> {
     let call_id = resolve(hub, args.call).await?;
-    let stream = hub.client.subscribe(&AttachCall { call_id, after: args.after }).await;
-    let mut items = stream.map_err(|error| hub.failed(AttachCall::ID, error))?;
-    while let Some(item) = items.next().await {
-        match item.map_err(|error| hub.failed(AttachCall::ID, error))? {
-            // The item's own numbers matter to programs: they continue after one.
-            item if out.json => out.record(&item)?,
-            AttachItem::Item { data, .. } => print_item(out, &data)?,
-            AttachItem::Gap { from, to } => out.note(&format!("[items {from} to {to} are no longer held]")),
+    let mut stream = hub.stream(&AttachCall { call_id, after: args.after }).await?;
+    while let Some(item) = stream.next().await {
+        let item = item.map_err(|error| hub.failed(AttachCall::ID, error))?;
+        if out.json {
+            // The item's own number matters to programs: they continue after it.
+            out.line(item.as_str())?;
+            continue;
+        }
+        match items::attach(&item) {
+            Some(AttachItem::Item { data, .. }) => print_item(out, &data)?,
+            Some(AttachItem::Gap { from, to }) => out.note(&format!("[items {from} to {to} are no longer held]")),
+            None => out.line(item.as_str())?,
         }
     }
     Ok(())
@@ -57,10 +61,9 @@ pub(super) async fn export(out: Out, hub: &Hub, args: ExportArgs) -> Result<()> 
         None => None,
     };
     let params = ExportCalls { call_id, since: args.since.map(|at| at.0), until: args.until.map(|at| at.0) };
-    let stream = hub.client.subscribe(&params).await;
-    let mut records = stream.map_err(|error| hub.failed(ExportCalls::ID, error))?;
+    let mut records = hub.stream(&params).await?;
     while let Some(record) = records.next().await {
-        out.record(&record.map_err(|error| hub.failed(ExportCalls::ID, error))?)?;
+        out.line(record.map_err(|error| hub.failed(ExportCalls::ID, error))?.as_str())?;
     }
     Ok(())
 }

@@ -76,7 +76,7 @@ pub(super) async fn list(out: Out, hub: &Hub, args: ListArgs) -> Result<()> {
     if out.json {
         return out.document(&page);
     }
-    out.table(&table(&page.calls))?;
+    out.list(&table(&page.calls), "no such calls")?;
     if let Some(before) = page.next_before {
         out.note(&format!("there are more: --before {before}"));
     }

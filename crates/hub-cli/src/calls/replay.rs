@@ -5,7 +5,7 @@ use futures_util::StreamExt;
 use hub_protocol::ops::Operation;
 use hub_protocol::ops::calls::{Divergence, ReplayCall, ReplayItem, ReplayMode};
 
-use super::{resolve, watch};
+use super::{items, resolve, watch};
 use crate::args::{CallRef, parse_call};
 use crate::connect::Hub;
 use crate::failure::{Failure, Result};
@@ -27,16 +27,15 @@ pub(crate) struct ReplayArgs {
 pub(super) async fn run(out: Out, hub: &Hub, args: ReplayArgs) -> Result<()> {
     let call_id = resolve(hub, args.call).await?;
     let mode = if args.rerun { ReplayMode::Rerun } else { ReplayMode::Recorded };
-    let stream = hub.client.subscribe(&ReplayCall { call_id, mode, speed: args.speed }).await;
-    let mut items = stream.map_err(|error| hub.failed(ReplayCall::ID, error))?;
+    let mut stream = hub.stream(&ReplayCall { call_id, mode, speed: args.speed }).await?;
     let mut differs = false;
-    while let Some(item) = items.next().await {
-        let item = item.map_err(|error| hub.failed(ReplayCall::ID, error))?;
-        differs |= matches!(&item, ReplayItem::Rerun { same: false, .. });
-        if out.json {
-            out.record(&item)?;
-        } else {
-            show(out, &item)?;
+    while let Some(item) = stream.next().await {
+        let text = item.map_err(|error| hub.failed(ReplayCall::ID, error))?;
+        let item = items::replay(&text);
+        differs |= matches!(&item, Some(ReplayItem::Rerun { same: false, .. }));
+        match &item {
+            Some(item) if !out.json => show(out, item)?,
+            _ => out.line(text.as_str())?,
         }
     }
     if differs { Err(Failure::Answered) } else { Ok(()) }

@@ -38,7 +38,7 @@ pub(super) async fn run(out: Out, hub: &Hub, args: StatsArgs) -> Result<()> {
             money(row.cost).into(),
         ]);
     }
-    out.table(&table)?;
+    out.list(&table, "no calls")?;
     out.note(&format!("since {}", stamp(stats.since)));
     Ok(())
 }

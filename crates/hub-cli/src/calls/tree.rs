@@ -105,7 +105,8 @@ impl Drawing<'_> {
 
 fn detail(node: &Node) -> String {
     match node.status {
-        CallStatus::Running if node.items > 0 => format!("({} items)", node.items),
+        CallStatus::Running if node.items == 1 => "(1 item)".to_owned(),
+        CallStatus::Running if node.items > 1 => format!("({} items)", node.items),
         _ => node.detail().to_owned(),
     }
 }

@@ -50,7 +50,7 @@ fn facts(spec: &OperationSpec) -> Table {
 }
 
 fn section(page: &mut String, name: &str, schema: &Value, style: Style, width: Option<usize>) {
-    let mut table = Table::new(&["NAME", "TYPE", "", "DESCRIPTION"]);
+    let mut table = Table::new(&["NAME", "TYPE", "", "DESCRIPTION"]).wrapping();
     members(&mut table, schema, schema, "", 0);
     let whole = if table.is_empty() { format!(": {}", type_of(schema, schema)) } else { String::new() };
     page.push_str(&format!("\n{}{}\n", style.paint(Paint::Dim, name), clean(&whole)));

@@ -28,6 +28,7 @@ pub(crate) struct Table {
     heads: Vec<Cell>,
     right: Vec<bool>,
     rows: Vec<Vec<Cell>>,
+    wrap: bool,
 }
 
 impl Table {
@@ -35,12 +36,18 @@ impl Table {
     pub(crate) fn new(heads: &[&str]) -> Self {
         let right = heads.iter().map(|head| head.starts_with('>')).collect();
         let heads = heads.iter().map(|head| Cell::new(head.trim_start_matches('>'), Paint::Dim)).collect();
-        Self { heads, right, rows: Vec::new() }
+        Self { heads, right, rows: Vec::new(), wrap: false }
     }
 
     /// Two columns without heads: names and values.
     pub(crate) fn facts() -> Self {
-        Self { heads: Vec::new(), right: vec![false; 2], rows: Vec::new() }
+        Self { heads: Vec::new(), right: vec![false; 2], rows: Vec::new(), wrap: true }
+    }
+
+    /// Breaks the last column into lines where it would be cut: for what people read whole.
+    pub(crate) const fn wrapping(mut self) -> Self {
+        self.wrap = true;
+        self
     }
 
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
@@ -70,26 +77,41 @@ impl Table {
         let room = width.map(|width| width.saturating_sub(before).max(LAST));
         let mut text = String::new();
         for line in lines {
-            text.push_str(self.line(line, &widths, room, style).trim_end());
-            text.push('\n');
+            for part in self.parts(line, last, room) {
+                text.push_str(self.line(&part, &widths, style).trim_end());
+                text.push('\n');
+            }
         }
         text
     }
 
-    fn line(&self, cells: &[Cell], widths: &[usize], room: Option<usize>, style: Style) -> String {
+    /// A row as the lines it takes.
+    fn parts(&self, cells: &[Cell], last: usize, room: Option<usize>) -> Vec<Vec<Cell>> {
+        let mut cells = cells.to_vec();
+        let (Some(room), Some(cell)) = (room, cells.get_mut(last)) else { return vec![cells] };
+        if !self.wrap {
+            cell.text = cut(&cell.text, room);
+            return vec![cells];
+        }
+        let paint = cell.paint;
+        let mut pieces = wrap(&cell.text, room).into_iter();
+        cell.text = pieces.next().unwrap_or_default();
+        let more = pieces.map(|piece| {
+            let mut line = vec![Cell::new("", Paint::Plain); last];
+            line.push(Cell::new(piece, paint));
+            line
+        });
+        std::iter::once(cells).chain(more).collect()
+    }
+
+    fn line(&self, cells: &[Cell], widths: &[usize], style: Style) -> String {
         let last = widths.len().saturating_sub(1);
         let mut text = String::new();
         for (i, (cell, width)) in cells.iter().zip(widths).enumerate() {
-            let shown = if i == last {
-                room.map_or_else(|| cell.text.clone(), |room| cut(&cell.text, room))
-            } else {
-                cell.text.clone()
-            };
             // Padding stays outside of the colour, and outside of what the last column has.
-            let gap = " ".repeat(width.saturating_sub(shown.chars().count()));
-            let painted = style.paint(cell.paint, &shown);
-            let right = self.right.get(i) == Some(&true);
-            match (right, i == last) {
+            let gap = " ".repeat(width.saturating_sub(cell.text.chars().count()));
+            let painted = style.paint(cell.paint, &cell.text);
+            match (self.right.get(i) == Some(&true), i == last) {
                 (true, _) => text.extend([gap.as_str(), painted.as_str(), "  "]),
                 (false, true) => text.push_str(&painted),
                 (false, false) => text.extend([painted.as_str(), gap.as_str(), "  "]),
@@ -97,6 +119,28 @@ impl Table {
         }
         text
     }
+}
+
+/// Breaks a text at its spaces into lines of at most `width` characters; a longer word stays whole.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut used = 0;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if used > 0 && used + 1 + length > width {
+            lines.push(String::new());
+            used = 0;
+        }
+        if let Some(line) = lines.last_mut() {
+            if used > 0 {
+                line.push(' ');
+                used += 1;
+            }
+            line.push_str(word);
+            used += length;
+        }
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -122,6 +166,19 @@ mod tests {
              a           1  short\n\
              longer    100  a long desc…\n"
         );
+    }
+
+    #[test]
+    fn a_wrapping_column_is_whole() {
+        let mut table = Table::new(&["NAME", "WHAT"]).wrapping();
+        table.row(["a".into(), "some words that go on".into()]);
+        assert_eq!(
+            table.render(PLAIN, Some(18)),
+            "NAME  WHAT\n\
+             a     some words\n      that go on\n"
+        );
+        assert_eq!(wrap("", 5), [""]);
+        assert_eq!(wrap("toolongword x", 5), ["toolongword", "x"]);
     }
 
     #[test]

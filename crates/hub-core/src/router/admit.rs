@@ -85,6 +85,12 @@ impl Hub {
             rerun: caller.rerun.clone().or_else(|| parent.as_ref().and_then(|p| p.rerun.clone())),
         }));
         self.calls().insert(id, live.parent, Arc::clone(&live)).map_err(refused_by_table)?;
+        if parent.as_ref().is_some_and(|p| p.stop.is_fired()) {
+            // Only after it was inserted: an abort looks at the tree once more after it has stopped the parent, so
+            // that either it finds this call there or this call finds the parent stopped.
+            self.calls().remove(id);
+            return Err(CallError::new(ErrorCode::Aborted, "the parent call is being aborted"));
+        }
         let on_disconnect = request.on_disconnect.unwrap_or(match kind {
             OperationType::Mutation => OnDisconnect::Finish,
             OperationType::Query | OperationType::Subscription => OnDisconnect::Abort,

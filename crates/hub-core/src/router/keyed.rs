@@ -93,7 +93,7 @@ impl Run {
                 Some(running) => self.wait_for(&running).await?,
                 None => {
                     let id = (&found.principal, &found.operation_id, &found.key);
-                    store.idempotency().release(id.0, id.1, id.2).await.map_err(CoreError::from)?;
+                    store.idempotency().release(id.0, id.1, id.2, found.call_id).await.map_err(CoreError::from)?;
                 }
             }
         }

@@ -258,7 +258,8 @@ impl Run {
             return;
         }
         self.source = match (&self.live.rerun, &self.target) {
-            (Some(rerun), _) if self.live.parent.is_some() && rerun.covers(&self.live) => {
+            // What leaves no record can't be answered from one.
+            (Some(rerun), _) if self.live.parent.is_some() && self.recording.is_on() && rerun.covers(&self.live) => {
                 let recorded = rerun.answer(&self.live);
                 Source::Starting(async move { recorded.map(|envelope| Source::Own(one(envelope))) }.boxed())
             }
@@ -483,7 +484,7 @@ impl Run {
     async fn write_end(&mut self, ended: Ended, stored: Option<(String, Option<hub_storage::KeyedOutcome>)>) {
         if let Some((key, None)) = &stored {
             let (principal, operation) = (&self.live.caller.id, self.live.definition.id());
-            if let Err(error) = self.hub.store().idempotency().release(principal, operation, key).await {
+            if let Err(error) = self.hub.store().idempotency().release(principal, operation, key, self.live.id).await {
                 tracing::warn!(%error, "an idempotency key was not released");
             }
         }

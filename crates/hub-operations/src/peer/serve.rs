@@ -141,7 +141,10 @@ impl Peer {
     async fn answer(&self, incoming: Incoming, id: &str, style: IdStyle, gate: watch::Receiver<bool>) -> Option<Bytes> {
         let abort = incoming.abort.clone();
         let result = match self.inner.responder.call(incoming).await {
-            Ok(Answer::One(output)) => Ok(responded(id, output, style)),
+            Ok(Answer::One(output)) => {
+                let frame = responded(id, output, style);
+                self.check_size(&frame).map(|()| frame)
+            }
             Ok(Answer::Many(items)) => self
                 .pump(items, id, style, gate)
                 .await
@@ -167,16 +170,25 @@ impl Peer {
         mut gate: watch::Receiver<bool>,
     ) -> Result<(), CallError> {
         let mut over = false;
+        let gone = &self.inner.gone;
         loop {
             if !over && *gate.borrow_and_update() {
                 tokio::select! {
                     changed = gate.changed() => if changed.is_err() { return Ok(()) },
                     () = items.over() => over = true,
+                    // Nobody will ask for more. Dropping the stream tells its owner, who may let it run on.
+                    () = gone.cancelled() => return Ok(()),
                 }
                 continue;
             }
-            let Some(item) = items.next().await else { return Ok(()) };
+            let item = tokio::select! {
+                biased;
+                item = items.next() => item,
+                () = gone.cancelled() => return Ok(()),
+            };
+            let Some(item) = item else { return Ok(()) };
             let frame = responded(id, item?, style);
+            self.check_size(&frame)?;
             // A stream that always has an item must leave time to other calls.
             tokio::task::coop::consume_budget().await;
             tokio::select! {

@@ -324,7 +324,7 @@ wire! {
         spokes: u64,
         /// Operations that can be called now, the hub's own included.
         operations: u64,
-        /// Calls running now.
+        /// Calls running now, without the one that asks.
         calls_in_flight: u64,
         /// Call records that wait to be written.
         recorder_backlog: u64,
