@@ -358,7 +358,7 @@ async fn https_and_wss_are_served_with_a_certificate() -> Result<()> {
     assert!(hub.url().starts_with("https://"), "{}", hub.url());
     let url = format!("https://localhost:{}", hub.address().port());
     let connect = || Client::builder(&url, hub.admin_key()).ca_certificate_pem(CA.to_vec()).connect();
-    assert!(connect().await?.call(&WhoAmI {}).await?.identity.id.contains("admin"));
+    assert!(connect().await?.call(&WhoAmI {}).await?.key.is_some());
     // Whoever does not know the issuer is not fooled.
     assert!(Client::builder(&url, hub.admin_key()).reconnect(false).connect().await.is_err());
     let mut roots = rustls::RootCertStore::empty();
@@ -442,7 +442,7 @@ async fn ipv6_is_served_like_ipv4() -> Result<()> {
     }
     let hub = TestHub::start_with(&["--listen", "[::1]:0"]).await?;
     assert!(hub.url().starts_with("http://[::1]:"), "{}", hub.url());
-    assert!(hub.client().await?.call(&WhoAmI {}).await?.identity.id.contains("admin"));
+    assert!(hub.client().await?.call(&WhoAmI {}).await?.key.is_some());
     assert_eq!(http(hub.address(), "GET", "/healthz", "", &Value::Null).await?.status, 200);
     assert!(hub.stop().await.0);
     Ok(())

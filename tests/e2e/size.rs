@@ -15,16 +15,16 @@ struct Text {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_input_that_grows_over_the_limit_on_its_way_does_not_cut_the_spoke_off() -> Result<()> {
     let hub = TestHub::start().await?;
-    let spoke = hub
-        .spoke("sizer")
-        .spoke_type("compute")
-        .query("demo.len", "Length of a text.", |_, t: Text| async move { Ok::<usize, CallError>(t.text.len()) })
-        .query("demo.grow", "A text twice as long.", |_, t: Text| async move {
-            Ok::<String, CallError>(t.text.repeat(2))
-        })
-        .build()?
-        .start()
-        .await?;
+    let spoke =
+        hub.spoke("sizer")
+            .spoke_type("compute")
+            .query("demo.len", "Length of a text.", |_, t: Text| async move { Ok::<usize, CallError>(t.text.len()) })
+            .query("demo.grow", "A text twice as long.", |_, t: Text| async move {
+                Ok::<String, CallError>(t.text.repeat(2))
+            })
+            .build()?
+            .start()
+            .await?;
     let mut caller = hub.raw().await?;
     // With the caller's envelope it is just below the limit; the hub adds who calls, and then it is above.
     let limit = hub_protocol::DEFAULT_MESSAGE_LIMIT;

@@ -101,6 +101,16 @@ async fn newest(client: &Client, operation: &str) -> Result<CallRecord> {
     .await
 }
 
+/// The running call of an operation, once it is recorded.
+async fn running(client: &Client, operation: &str) -> Result<CallRecord> {
+    eventually("the running call is recorded", || async {
+        let status = Some(CallStatus::Running);
+        let filter = ListCalls { operation_id: Some(operation.into()), status, ..ListCalls::default() };
+        Ok(client.call(&filter).await?.calls.into_iter().next())
+    })
+    .await
+}
+
 /// The record of a call, once it has ended.
 async fn ended(client: &Client, call_id: CallId) -> Result<CallRecord> {
     eventually("the call has ended in the record", || async {
@@ -222,7 +232,7 @@ async fn a_caller_that_does_not_read_its_stream_can_still_abort_it_at_once() -> 
 async fn a_caller_that_vanishes_while_its_stream_is_held_back_leaves_nothing_running() -> Result<()> {
     let hub = TestHub::start().await?;
     let (probe, produced) = (Probe::new(), Arc::<AtomicU64>::default());
-    let spokes = flood(&hub, &produced).await?;
+    let (_parent, child) = flood(&hub, &produced).await?;
     let _grandchild = sleeper(&hub, "c", "three.run", &probe).await?;
     // A peer that pauses its stream by itself, and one that just does not read.
     for round in 1..=2 {
@@ -242,7 +252,7 @@ async fn a_caller_that_vanishes_while_its_stream_is_held_back_leaves_nothing_run
     caller.request("r1", "one.run", json!({})).await?;
     probe.begun(3).await?;
     held_back(&produced).await?;
-    spokes.1.stop().await?;
+    drop(child);
     probe.gone(3).await?;
     drop(caller);
     hub.settled().await
@@ -302,7 +312,8 @@ async fn an_abort_while_the_tree_still_grows_leaves_nothing_running() -> Result<
     let client = hub.client().await?;
     for round in 0..4u64 {
         let call = client.request("level.root").input(json!({})).start().await?;
-        probe.begun(probe.0.borrow().0 + 1 + 7 * round).await?;
+        let so_far = probe.0.borrow().0;
+        probe.begun(so_far + 1 + 7 * round).await?;
         call.abort(None, if round % 2 == 0 { AbortMode::Kill } else { AbortMode::KillNowait }, WAIT).await;
         hub.settled().await?;
         eventually("no handler runs", || async { Ok((probe.running() == 0).then_some(())) }).await?;
@@ -617,12 +628,12 @@ async fn what_becomes_of_a_call_whose_caller_is_lost_is_up_to_on_disconnect() ->
         caller.event("call.requested", request).await?;
         probe.begun(1).await?;
         let connections = client.call(&GetStatus {}).await?.connections;
+        let record = running(&client, operation).await?;
         drop(caller);
         eventually("the hub knows of the loss", || async {
             Ok((client.call(&GetStatus {}).await?.connections < connections).then_some(()))
         })
         .await?;
-        let record = newest(&client, operation).await?;
         if expected == CallStatus::Aborted {
             probe.gone(1).await?;
         } else {
@@ -666,7 +677,7 @@ async fn a_detached_stream_stays_readable_with_numbers_and_a_gap_where_history_i
     for _ in 0..3 {
         caller.next_of("call.responded").await?;
     }
-    let id = newest(&client, "gated.ticks").await?.call_id;
+    let id = running(&client, "gated.ticks").await?.call_id;
     drop(caller);
     gate.add_permits(2);
     let numbered = |range: std::ops::RangeInclusive<u64>| range.map(|n| (n, n)).collect::<Vec<_>>();
@@ -707,7 +718,7 @@ async fn a_detached_stream_that_ends_at_the_loss_of_its_caller_stays_readable() 
     for _ in 0..2 {
         caller.next_of("call.responded").await?;
     }
-    let id = newest(&client, "gated.ticks").await?.call_id;
+    let id = running(&client, "gated.ticks").await?.call_id;
     let connections = client.call(&GetStatus {}).await?.connections;
     drop(caller);
     eventually("the hub knows of the loss", || async {

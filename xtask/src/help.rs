@@ -21,7 +21,7 @@ Before you push:     cargo xtask ci           the same that CI runs (.ci/run)
 const TEST: &str = "\
 cargo xtask test [filter...] [--without python|node]
 
-Runs the doc tests, then every other test, so that the runner's summary comes last. Uses cargo-nextest when it is
+Builds the programs, which tests start, runs the doc tests, then every other test, so that the runner's summary comes last. Uses cargo-nextest when it is
 installed (`cargo install cargo-nextest --locked`), else `cargo test`. Never stops at the first failure.
 
   cargo xtask test                    everything
@@ -32,7 +32,8 @@ Some tests talk to the hub from other languages. Their tools are found, or insta
 handed to the tests in these variables:
 
   HUB_TEST_PYTHON      a python3               HUB_TEST_PYTHONPATH  its PYTHONPATH, with package `websockets`
-  HUB_TEST_NODE        a node                  HUB_TEST_NODE_PATH   its NODE_PATH, with package `ws` (use require())
+  HUB_TEST_NODE        a node                  HUB_TEST_NODE_PATH   its NODE_PATH, with packages `ws` and, where node
+                                                                    needs it, `amaro` (use require())
   HUB_TEST_WITHOUT     what --without named, comma-separated; tests that need it print that they were left out
 
 A tool that can't be had fails the run. A single test under a debugger, without this command:

@@ -50,9 +50,14 @@ fn known_tool(name: &str) -> Result<String> {
 /// Runs the doc tests and then the others, whose runner's summary so comes last.
 ///
 /// # Errors
-/// A tool is missing, or a test failed.
+/// A tool is missing, the programs don't build, or a test failed.
 pub(crate) fn run(options: &Options, locked: bool) -> Result<()> {
     let environment = tools::prepare(&options.without)?;
+    // Tests start the programs that they find beside themselves in the target folder; cargo builds those of another
+    // package for nobody, and stale ones would be tested instead.
+    let mut programs = cargo();
+    programs.args(["build", "--workspace", "--all-features", "--bins"]).args(locked.then_some("--locked"));
+    run_command(&mut programs)?;
     let mut doc_tests = cargo();
     doc_tests.args(["test", "--workspace", "--all-features", "--no-fail-fast", "--doc"]);
     let mut others = cargo();

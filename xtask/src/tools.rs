@@ -51,7 +51,8 @@ pub(crate) const ALL: [Tool; 2] = [
         name: "node",
         programs: &["node", "nodejs"],
         locate: ["-p", "process.execPath"],
-        probe: ["-e", "require('ws')"],
+        // From 22.18 on node runs TypeScript by itself, before that with the package that it has built in since.
+        probe: ["-e", "require('ws'); process.features.typescript || require('amaro')"],
         search_path: "NODE_PATH",
         folder: "node/node_modules",
         variables: ["HUB_TEST_NODE", "HUB_TEST_NODE_PATH"],
@@ -71,7 +72,7 @@ fn npm_install(_node: &Path, folder: &Path) -> Command {
     let mut npm = command("npm");
     npm.args(["install", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=2", "--prefix"]);
     // npm adds `node_modules` by itself.
-    npm.arg(folder.parent().unwrap_or(folder)).arg("ws@8");
+    npm.arg(folder.parent().unwrap_or(folder)).args(["ws@8", "amaro@1"]);
     npm
 }
 

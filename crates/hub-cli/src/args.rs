@@ -137,6 +137,25 @@ mod tests {
         }
     }
 
+    /// An argument with the id of a global one would give its value to that, and a name become a key.
+    #[test]
+    fn no_argument_shares_its_id_with_a_global_one() {
+        fn check(command: &clap::Command, globals: &[String]) {
+            for argument in command.get_arguments().filter(|a| !a.is_global_set()) {
+                let id = argument.get_id().to_string();
+                // The longest run of an offered command takes the place of a wait that this command does not have.
+                let meant = command.get_name() == "exec" && id == "timeout";
+                assert!(meant || !globals.contains(&id), "{} {id}", command.get_name());
+            }
+            command.get_subcommands().for_each(|sub| check(sub, globals));
+        }
+        let cli = Cli::command();
+        let globals: Vec<String> =
+            cli.get_arguments().filter(|a| a.is_global_set()).map(|a| a.get_id().to_string()).collect();
+        assert!(globals.contains(&"key".to_owned()));
+        check(&cli, &globals);
+    }
+
     #[test]
     fn globals_stand_anywhere() {
         let cli = Cli::parse_from(["hub", "status", "--json", "--timeout", "5s", "--url", "ws://h"]);

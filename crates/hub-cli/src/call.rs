@@ -106,7 +106,8 @@ pub(crate) async fn run(cx: &Cx, args: CallArgs) -> Result<()> {
         let hub = cx.connect(false).await?;
         let stream = is_stream(&hub, &args.operation).await?;
         let request = request(cx, &hub, &args, input, stream);
-        let active = request.start().await.map_err(|error| hub.failed(&args.operation, error))?;
+        let active = if stream { request.start().await } else { request.start_one().await };
+        let active = active.map_err(|error| hub.failed(&args.operation, error))?;
         Ok((hub, stream, active))
     })
     .await?;

@@ -152,10 +152,9 @@ impl Hub {
 /// What to tell people about the connection; `None` while all is well.
 pub(crate) fn connection_note(state: &ConnectionState) -> Option<String> {
     match state {
-        ConnectionState::Reconnecting { attempt: 0, .. } => None,
-        ConnectionState::Reconnecting { attempt, retry_in } => {
-            Some(format!("connection lost; attempt {attempt} to reconnect in {retry_in:.1?}"))
-        }
+        // Once is enough: the pauses between attempts grow.
+        ConnectionState::Reconnecting { attempt: 1, .. } => Some("connection lost; connecting again".to_owned()),
+        ConnectionState::Reconnecting { .. } => None,
         ConnectionState::Connected { count } if *count > 1 => Some("connected again".to_owned()),
         ConnectionState::Connected { .. } | ConnectionState::Closed(_) => None,
     }

@@ -104,6 +104,9 @@ impl Failure {
             Self::Usage(text) | Self::NoKey(text) | Self::Local(text) | Self::Missing(text) => text.clone(),
             Self::Connect { error, key } => connect_text(error, key),
             Self::Closed { reason, key } if closed_exit(reason) == Exit::NotAuthorised => format!("{reason} ({key})"),
+            Self::Closed { reason, .. } if closed_exit(reason) == Exit::NoConnection => {
+                format!("{reason}; `hub status` says whether it is back")
+            }
             Self::Closed { reason, .. } => reason.to_string(),
             Self::Call { error, operation } => call_text(error, operation),
         };

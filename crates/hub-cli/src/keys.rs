@@ -54,7 +54,8 @@ Examples:
   hub keys revoke 019aa571-…")]
     Revoke {
         /// Row id, public id or name.
-        key: String,
+        #[arg(value_name = "KEY")]
+        target: String,
     },
 }
 
@@ -82,7 +83,8 @@ pub(crate) struct CreateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct RotateArgs {
     /// Row id, public id or name.
-    key: String,
+    #[arg(value_name = "KEY")]
+    target: String,
     /// How long the old key goes on working. Default: 24h.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     overlap: Option<Duration>,
@@ -103,7 +105,7 @@ pub(crate) async fn run(cx: &Cx, command: KeysCommand) -> Result<()> {
         KeysCommand::List { all } => list(cx.out, &hub, all).await,
         KeysCommand::Create(args) => create(cx.out, &hub, args).await,
         KeysCommand::Rotate(args) => rotate(cx.out, &hub, args).await,
-        KeysCommand::Revoke { key } => revoke(cx.out, &hub, &key).await,
+        KeysCommand::Revoke { target } => revoke(cx.out, &hub, &target).await,
     }
 }
 
@@ -155,7 +157,7 @@ async fn create(out: Out, hub: &Hub, args: CreateArgs) -> Result<()> {
 }
 
 async fn rotate(out: Out, hub: &Hub, args: RotateArgs) -> Result<()> {
-    let id = find(hub, &args.key).await?;
+    let id = find(hub, &args.target).await?;
     let file = args.out.as_deref().map(new_file).transpose()?;
     let params = RotateKey { id, overlap_ms: args.overlap.map(millis) };
     let created = discard_on_failure(hub.call(&params).await, args.out.as_deref())?;

@@ -28,6 +28,9 @@ const DETACHED_FOR: Duration = Duration::from_secs(300);
 /// Most ended detached calls whose streams are held.
 const DETACHED_CALLS: usize = 256;
 
+/// How long calls that were cut off at shutdown may take to tell their callers.
+const CUT_OFF: Duration = Duration::from_secs(1);
+
 /// How often retention and expiry are looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const EXPIRE_EVERY: Duration = Duration::from_secs(5);
@@ -267,12 +270,12 @@ impl Hub {
         let until = Instant::now() + grace;
         // 1. Refuse new calls and send peers away that nothing runs for or on.
         self.inner.about.draining.store(true, Ordering::Relaxed);
-        self.send_away(|session| session.is_idle());
-        // 2. Let running mutations finish; reads and streams are cut off.
-        self.cancel_reads().await;
-        let finished = tokio::time::timeout_at(until, self.calls_ended()).await.is_ok();
+        self.send_idle_away();
+        // 2. Let running mutations finish; reads and streams are cut off. A peer is sent away once it has its answers.
+        let finished = tokio::time::timeout_at(until, self.wound_down()).await.is_ok();
         if !finished {
             tracing::warn!(calls = self.calls().len(), "calls were cut off: the grace is over");
+            self.cut_off().await;
         }
         // 3. Send the others away, too.
         self.send_away(|_| true);
@@ -297,19 +300,43 @@ impl Hub {
         }
     }
 
+    /// Spokes stay while calls run, since those may yet call them.
+    fn send_idle_away(&self) {
+        let running = !self.calls().is_empty();
+        self.send_away(|session| session.is_idle() && !(running && session.spoke().is_some()));
+    }
+
+    /// Waits until nothing runs and every answer is on its way.
+    async fn wound_down(&self) {
+        loop {
+            // Each time anew: a read may have been admitted while the hub began to drain.
+            self.cancel_reads().await;
+            self.send_idle_away();
+            if self.calls().is_empty() && self.sessions().all().iter().all(|session| session.is_idle()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Aborts queries and subscriptions; mutations go on.
     async fn cancel_reads(&self) {
         for live in self.calls().all() {
             let reads = live.definition.spec().kind != hub_protocol::OperationType::Mutation;
-            if reads && live.parent.is_none() {
+            if reads && live.parent.is_none() && !live.stop.is_fired() {
                 crate::abort::tree(self.calls(), live.id, crate::abort::Abort::now("the hub is draining")).await;
             }
         }
     }
 
-    async fn calls_ended(&self) {
-        while !self.calls().is_empty() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+    /// Aborts all that still runs, so that its callers are told and its record says how it ended.
+    async fn cut_off(&self) {
+        for live in self.calls().all().iter().filter(|live| live.parent.is_none()) {
+            crate::abort::tree(self.calls(), live.id, crate::abort::Abort::now("the hub went down")).await;
+        }
+        // A peer that does not read, or a store that does not write, must not hold up the end.
+        if tokio::time::timeout(CUT_OFF, self.wound_down()).await.is_err() {
+            tracing::warn!(calls = self.calls().len(), "calls did not end when they were cut off");
         }
     }
 

@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use hub_operations::{AbortSignal, Definition, Peer};
 use hub_protocol::ops::calls::{AbortOutcome, Receipt};
-use hub_protocol::{CallId, ConnectionId, Identity, Json};
+use hub_protocol::{CallError, CallId, ConnectionId, Identity, Json};
 use hub_storage::Stamp;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -49,6 +49,7 @@ pub(crate) struct LiveCall {
     pub(crate) held: Held,
     place: Mutex<Place>,
     outcome: watch::Sender<Option<AbortOutcome>>,
+    failure: OnceLock<CallError>,
     grace_ms: AtomicU64,
 }
 
@@ -117,6 +118,7 @@ impl LiveCall {
             held: Held::default(),
             place: Mutex::default(),
             outcome: watch::Sender::new(None),
+            failure: OnceLock::new(),
             grace_ms: AtomicU64::new(5_000),
         }
     }
@@ -127,6 +129,13 @@ impl LiveCall {
         place.spoke = Some(spoke);
         place.callee = Some(Callee { connection, peer });
         place.attempts += 1;
+    }
+
+    /// Notes that the spoke was lost before the call could be sent to it.
+    pub(crate) fn not_dispatched(&self) {
+        let mut place = self.lock();
+        place.callee = None;
+        place.attempts -= 1;
     }
 
     /// Notes that the hub itself runs the call.
@@ -169,6 +178,16 @@ impl LiveCall {
 
     pub(crate) fn set_grace(&self, grace: Duration) {
         self.grace_ms.store(u64::try_from(grace.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Notes a failure that frees the call's idempotency key, for those who wait for this execution.
+    pub(crate) fn failed(&self, error: CallError) {
+        self.failure.get_or_init(|| error);
+    }
+
+    /// The failure that has freed its idempotency key.
+    pub(crate) fn failure(&self) -> Option<&CallError> {
+        self.failure.get()
     }
 
     /// Notes how the call ended, for whoever aborts it.

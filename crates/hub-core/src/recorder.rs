@@ -188,7 +188,7 @@ impl Writer {
 fn gather(jobs: &mut Vec<Job>) -> (CallBatch, Vec<oneshot::Sender<()>>) {
     let mut batch = CallBatch::default();
     let mut waiting = Vec::new();
-    let mut started: HashMap<CallId, usize> = HashMap::new();
+    let mut started: HashMap<CallId, usize> = HashMap::with_capacity(jobs.len());
     let mut moved: HashMap<CallId, usize> = HashMap::new();
     for job in jobs.drain(..) {
         waiting.extend(job.committed);

@@ -152,6 +152,12 @@ impl Session {
         self.lock().ended
     }
 
+    /// Whether a call may still be made while the hub drains: on behalf of one that runs, or a spoke's own affairs.
+    fn may_finish(&self, request: &CallRequested) -> bool {
+        let affair = ["hub.drain", "hub.heartbeat", "hub.unregister"].contains(&request.operation_id.as_str());
+        request.parent_request_id.is_some() || affair && self.spoke().is_some()
+    }
+
     /// Who makes this request: the peer, on behalf of the call it names if that runs here.
     fn caller_of(self: &Arc<Self>, request: &CallRequested) -> Result<Caller, CallError> {
         let mut caller = Caller::new(&self.principal);
@@ -249,7 +255,7 @@ impl Responder for ForSession {
                 session.close(close::KEY_REVOKED, "key expired", false);
                 return Err(CallError::new(ErrorCode::AccessDenied, "the key has expired"));
             }
-            if session.hub.is_draining() && session.spoke().is_none() {
+            if session.hub.is_draining() && !session.may_finish(&incoming.request) {
                 return Err(CallError::new(ErrorCode::Overloaded, "the hub is draining"));
             }
             let caller = session.caller_of(&incoming.request)?;

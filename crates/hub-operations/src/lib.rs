@@ -39,7 +39,8 @@ mod time;
 pub use call_table::{CallTable, Limits, Reached, TableError};
 pub use definition::{Definition, DefinitionError};
 pub use peer::{
-    AbortSignal, Answer, Close, End, Incoming, Items, Outbox, OutboxReader, Peer, PeerConfig, Pending, Responder, Stalled,
+    AbortSignal, Answer, Close, End, Incoming, Items, Outbox, OutboxReader, Peer, PeerConfig, Pending, Responder,
+    Stalled,
 };
 pub use registry::{Entry, Registry, RegistryBuilder, RegistryError, Reply};
 pub use schema::{REDACTED, Schema, SchemaError};

@@ -18,6 +18,7 @@ use futures_util::{FutureExt, StreamExt};
 use hub_protocol::ops::calls::Receipt;
 use hub_protocol::{
     CallAborted, CallError, CallFailed, CallRequested, ErrorCode, Event, Fault, IdStyle, Json, decode, encode,
+    encode_request,
 };
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -181,7 +182,7 @@ impl Peer {
     /// Number of calls being served for the other side.
     #[must_use]
     pub fn serving(&self) -> usize {
-        self.inner.serving.load(Ordering::Relaxed)
+        self.inner.serving.load(Ordering::Acquire)
     }
 
     /// Takes one message from the other side. Never waits.
@@ -214,7 +215,7 @@ impl Peer {
     /// `SPOKE_DISCONNECTED` when the connection is lost, `CONFLICT` when the request id is in flight,
     /// `PAYLOAD_TOO_LARGE` when the other side would not take the message.
     pub async fn start(&self, request: &CallRequested, one: bool) -> Result<Pending, CallError> {
-        let frame = encode(&Event::Requested(request.clone()), IdStyle::Empty);
+        let frame = encode_request(request, IdStyle::Empty);
         self.check_size(&frame)?;
         let slot = Arc::new(Slot::new(request.request_id.clone(), one));
         {

@@ -7,7 +7,7 @@ use crate::{CallRequested, Event, Fault, FaultCode, IdStyle, Json};
 #[must_use]
 pub fn encode(event: &Event, style: IdStyle) -> Bytes {
     match event {
-        Event::Requested(p) => encode_requested(p, style),
+        Event::Requested(p) => encode_request(p, style),
         Event::Responded(p) => {
             let mut out = Writer::open("call.responded", &p.request_id, style, p.output.size() + 64);
             out.string("requestId", &p.request_id);
@@ -37,7 +37,9 @@ fn withheld(kind: &str) -> Fault {
     Fault { code: FaultCode::UnknownType, message: format!("withheld a topic message of the reserved type {shown:?}") }
 }
 
-fn encode_requested(p: &CallRequested, style: IdStyle) -> Bytes {
+/// Writes a request, as [`encode`] does, without an [`Event`] of its own around it.
+#[must_use]
+pub fn encode_request(p: &CallRequested, style: IdStyle) -> Bytes {
     let mut out = Writer::open("call.requested", &p.request_id, style, p.input.size() + 256);
     out.string("requestId", &p.request_id);
     out.string("operationId", &p.operation_id);

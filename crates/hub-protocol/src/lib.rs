@@ -36,7 +36,7 @@ mod response;
 mod spec;
 
 pub use decode::decode;
-pub use encode::encode;
+pub use encode::{encode, encode_request};
 pub use error::{CallError, ErrorCode, Violation};
 pub use event::{
     CallAborted, CallCompleted, CallFailed, CallRequested, CallResponded, Envelope, Event, Fault, FaultCode, IdStyle,

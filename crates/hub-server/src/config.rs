@@ -193,7 +193,7 @@ impl Config {
                 heartbeat_ms: layers.parse("heartbeat_ms", "a number of milliseconds")?,
                 ..Settings::default()
             },
-            log: layers.text("log").to_owned(),
+            log: log_filter(layers)?,
             log_json: log_json(layers)?,
         };
         config.check_bind(layers.parse("allow_insecure_bind", "true or false")?)?;
@@ -237,6 +237,12 @@ fn networks(layers: &Layered) -> Result<Vec<IpNet>, ConfigError> {
         text.parse::<IpNet>().or(address).map_err(|_| layers.bad("trusted_proxies", "addresses or networks by commas"))
     };
     layers.list("trusted_proxies").iter().map(parse).collect()
+}
+
+fn log_filter(layers: &Layered) -> Result<String, ConfigError> {
+    let text = layers.text("log");
+    let checked = tracing_subscriber::EnvFilter::try_new(text);
+    checked.map(|_| text.to_owned()).map_err(|_| layers.bad("log", "a log filter like info,hub_core=debug"))
 }
 
 fn log_json(layers: &Layered) -> Result<bool, ConfigError> {

@@ -94,6 +94,8 @@ fn print_config(layers: &Layered, json: bool) -> Result<bool> {
 async fn backup(config: Config, to: PathBuf, json: bool) -> Result<bool> {
     let from = config.data_dir.join("hub.db");
     anyhow::ensure!(from.exists(), "no database at {}: is --data-dir right?", from.display());
+    // Looked at again when the file is made; here for a text that says what to do.
+    anyhow::ensure!(!to.exists(), "cannot back up to {}: it exists already; choose a new --to", to.display());
     let store = Store::open_sqlite(&from, SqliteOptions::default()).await?;
     let written = store.backup_to(&to).await.with_context(|| format!("cannot back up to {}", to.display()));
     store.close().await;

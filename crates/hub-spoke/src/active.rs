@@ -37,7 +37,7 @@ impl ActiveCall {
 
     /// The `data` of the next response; `None` after the last. An error is the last item.
     ///
-    /// A query or mutation gives exactly one item. Safe to drop and call again: no response is lost.
+    /// Safe to drop and call again: no response is lost.
     pub async fn next(&mut self) -> Option<Result<Json, CallError>> {
         poll_fn(|cx| self.poll_data(cx)).await
     }

@@ -3,6 +3,8 @@ use std::sync::Arc;
 use hub_protocol::ops::Operation;
 use hub_protocol::{CallError, CallRequested, Identity, Json};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::client::Client;
 use crate::lineage::Lineage;
@@ -23,6 +25,7 @@ struct Inner {
     head: CallRequested,
     caller: Identity,
     aborted: CancellationToken,
+    cleanup: TaskTracker,
     lineage: Lineage,
     client: Client,
 }
@@ -30,7 +33,12 @@ struct Inner {
 impl Context {
     pub(crate) fn new(mut head: CallRequested, aborted: CancellationToken, lineage: Lineage, client: Client) -> Self {
         let caller = head.identity.take().unwrap_or_default();
-        Self { inner: Arc::new(Inner { head, caller, aborted, lineage, client }) }
+        Self { inner: Arc::new(Inner { head, caller, aborted, cleanup: TaskTracker::new(), lineage, client }) }
+    }
+
+    /// What still has to end after the handler is dropped.
+    pub(crate) fn cleanups(&self) -> TaskTracker {
+        self.inner.cleanup.clone()
     }
 
     /// Who calls, as the hub has checked it.
@@ -85,6 +93,13 @@ impl Context {
     #[must_use]
     pub fn aborted(&self) -> &CancellationToken {
         &self.inner.aborted
+    }
+
+    /// Holds the confirmation of an abort back, for at most 5 s, until the token is dropped: for handlers whose work
+    /// ends a moment after they are dropped, such as a process that has to be killed.
+    #[must_use]
+    pub fn cleanup(&self) -> TaskTrackerToken {
+        self.inner.cleanup.token()
     }
 
     /// Calls a typed query or mutation on behalf of this call.

@@ -124,12 +124,21 @@ impl Request {
         Ok(Subscription::new(self.open(false).await?, Ok))
     }
 
-    /// Starts a call of any kind and hands out its receiving half. A query or mutation gives one item.
+    /// Starts a subscription and hands out its receiving half. A query or mutation gives its one item, too, but the
+    /// wire does not tell that none follows: for those use [`Request::start_one`].
     ///
     /// # Errors
     /// When the connection can't be used; what the hub refuses comes as the first item.
     pub async fn start(self) -> Result<ActiveCall, CallError> {
         self.open(false).await
+    }
+
+    /// Starts a query or mutation and hands out its receiving half, which ends after one item.
+    ///
+    /// # Errors
+    /// As [`Request::start`].
+    pub async fn start_one(self) -> Result<ActiveCall, CallError> {
+        self.open(true).await
     }
 
     pub(crate) fn under(mut self, parent: Lineage) -> Self {

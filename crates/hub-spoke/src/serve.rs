@@ -7,7 +7,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, once, unfold};
 use futures_util::{FutureExt, StreamExt};
-use hub_operations::{AbortSignal, Answer, Definition, Entry, Incoming, Items, Registry, Reply, Responder, now_ms, until};
+use hub_operations::{
+    AbortSignal, Answer, Definition, Entry, Incoming, Items, Registry, Reply, Responder, now_ms, until,
+};
 use hub_protocol::ops::calls::AbortMode;
 use hub_protocol::{CallError, CallRequested, ErrorCode, Event, Json, ResponseEnvelope};
 use tokio::sync::watch;
@@ -20,6 +22,9 @@ use crate::keyed::{Entered, Execution, Keyed, Outcome};
 use crate::lineage::{Binding, Lineage};
 use crate::request::check_size;
 use crate::timer::Timer;
+
+/// Longest time that [`Context::cleanup`] holds the end of a call back.
+const CLEANUP: Duration = Duration::from_secs(5);
 
 /// The handlers of a spoke and what outlives its connections.
 pub(crate) struct Service {
@@ -74,12 +79,21 @@ impl Service {
         let (deadline, idle) = (request.deadline, request.idle_timeout);
         let over = CancellationToken::new();
         // Whoever got the token from the context sees every kind of end.
-        let mut ends = Ends { abort, gone, timer: Timer::new(deadline, None), over: Some(over.clone().drop_guard()) };
+        let guard = Some(over.clone().drop_guard());
         let binding = Binding { peer, request_id: request.request_id.clone(), deadline_ms: deadline };
         let context = Context::new(request.clone(), over, lineage(&request, watch::channel(binding).1), client);
-        let reply = tokio::select! {
-            reply = entry.run(context, input) => reply.inspect_err(|_| ends.done())?,
-            error = ends.ended() => return Err(error),
+        let cleanups = context.cleanups();
+        let mut ends = Ends { abort, gone, timer: Timer::new(deadline, None), over: guard, cleanups };
+        let ended = tokio::select! {
+            reply = entry.run(context, input) => Ok(reply.inspect_err(|_| ends.done())?),
+            error = ends.ended() => Err(error),
+        };
+        let reply = match ended {
+            Ok(reply) => reply,
+            Err(error) => {
+                ends.cleaned_up().await;
+                return Err(error);
+            }
         };
         let id = entry.definition().id();
         let items = match reply {
@@ -123,8 +137,12 @@ impl Service {
                         }
                     },
                 };
-                let rest = item.is_ok().then_some((items, ends));
-                Some((item, rest))
+                if item.is_err() {
+                    drop(items);
+                    ends.cleaned_up().await;
+                    return Some((item, None));
+                }
+                Some((item, Some((items, ends))))
             }
         })
         .boxed()
@@ -217,9 +235,18 @@ struct Ends {
     timer: Timer,
     /// Tells holders of [`Context::aborted`] unless the call ends by itself.
     over: Option<DropGuard>,
+    cleanups: TaskTracker,
 }
 
 impl Ends {
+    /// Tells whoever watches the context, and waits for what the handler has left to end.
+    async fn cleaned_up(&mut self) {
+        self.over.take();
+        self.cleanups.close();
+        // What takes longer is not waited for: the caller is told that the handler has stopped, which it has.
+        let _late = tokio::time::timeout(CLEANUP, self.cleanups.wait()).await;
+    }
+
     /// The handler is done by itself.
     fn done(&mut self) {
         if let Some(guard) = self.over.take() {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, unfold};
 use hub_spoke::hub_protocol::OperationType;
-use hub_spoke::{CancellationToken, Reply, SpokeBuilder};
+use hub_spoke::{CancellationToken, Context, Reply, SpokeBuilder};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
@@ -117,10 +117,11 @@ pub(crate) struct Runs {
 
 pub(crate) fn offer(spoke: SpokeBuilder, runs: &Arc<Runs>) -> SpokeBuilder {
     let runs = Arc::clone(runs);
-    spoke.raw(TOOL.spec::<RunCommand, RunItem>(), move |_, input| {
+    spoke.raw(TOOL.spec::<RunCommand, RunItem>(), move |context: Context, input| {
         let runs = Arc::clone(&runs);
         async move {
-            let items = runs.run(parse(&input)?)?;
+            // An abort is confirmed once the command is dead, not when its stream is dropped.
+            let items = runs.run(parse(&input)?, context.cleanup())?;
             Ok(Reply::Stream(items.map(|item| encode(&item)).boxed()))
         }
     })
@@ -139,8 +140,12 @@ impl Runs {
         }
     }
 
-    /// Starts a command. Dropping the stream kills it.
-    pub(crate) fn run(&self, params: RunCommand) -> Result<BoxStream<'static, RunItem>, ToolError> {
+    /// Starts a command. Dropping the stream kills it; `until_dead` is dropped after that.
+    pub(crate) fn run(
+        &self,
+        params: RunCommand,
+        until_dead: impl Send + 'static,
+    ) -> Result<BoxStream<'static, RunItem>, ToolError> {
         let limits = self.root.limits();
         let busy = |_| ToolError::Busy { limit: limits.runs };
         let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(busy)?;
@@ -153,7 +158,7 @@ impl Runs {
         let child = process::spawn(&params, &cwd, &self.secret)?;
         self.tasks.spawn(async move {
             job.supervise(child, params.stdin).await;
-            drop(slot);
+            drop((slot, until_dead));
         });
         // The guard lives as long as the stream: whichever way a call ends, its stream is dropped.
         let state = (queue, stop.drop_guard());

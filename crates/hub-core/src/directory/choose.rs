@@ -45,7 +45,7 @@ impl Found {
             .providers
             .iter()
             .filter(|p| not.is_none_or(|n| n.connection != p.spoke.connection))
-            .filter(|p| !p.spoke.peer.gone().is_cancelled())
+            .filter(|p| p.spoke.takes_calls())
             .collect();
         if candidates.is_empty() {
             return Err(unavailable(self.definition.id()));
@@ -80,6 +80,8 @@ impl Found {
                     permit = permits.acquire_owned() => permit.ok(),
                     () = gone.cancelled() => None,
                 };
+                // A spoke that was told to drain meanwhile finishes what runs and takes no more.
+                let permit = permit.filter(|_| provider.spoke.takes_calls());
                 permit.map(|permit| Lease::new(provider, Some(permit)))
             }))
         });

@@ -74,6 +74,11 @@ impl SpokeConnection {
         self.draining.load(Ordering::Relaxed)
     }
 
+    /// Whether a call may be given to it now.
+    pub(super) fn takes_calls(&self) -> bool {
+        !self.is_draining() && !self.peer.gone().is_cancelled()
+    }
+
     pub(crate) fn set_draining(&self, draining: bool) {
         self.draining.store(draining, Ordering::Relaxed);
     }

@@ -101,6 +101,9 @@ impl Hub {
 
     /// Binds a keyed call to its one execution.
     async fn key_in(&self, run: Run) -> Result<Run, Refused> {
+        if run.request().idempotency_key.is_none() {
+            return Ok(run);
+        }
         let id = run.call_id();
         match run.begin_keyed().await {
             Ok(Begun::Run(run)) => Ok(*run),

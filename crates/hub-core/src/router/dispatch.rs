@@ -4,7 +4,8 @@ use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{BoxStream, StreamExt};
 use hub_operations::{Definition, Entry, Pending, Reply, now_ms};
 use hub_protocol::ops::calls::{CallEventKind, CallStatus};
-use hub_protocol::{CallError, CallRequested, Identity, Json, OperationType, ResponseEnvelope};
+use hub_protocol::{CallError, CallRequested, ErrorCode, Identity, Json, OperationType, ResponseEnvelope};
+use semver::VersionReq;
 
 use super::Caller;
 use super::run::Recording;
@@ -12,6 +13,16 @@ use crate::ctx::Ctx;
 use crate::directory::{Found, Lease, SpokeConnection};
 use crate::hub::Hub;
 use crate::live::LiveCall;
+
+/// Times a call looks for providers when those that it knew took it no more.
+const LOOKS: usize = 4;
+
+/// The error of a call whose callee was lost.
+pub(super) fn disconnected(live: &LiveCall, retryable: bool) -> CallError {
+    CallError::new(ErrorCode::SpokeDisconnected, "the spoke's connection was lost during the call")
+        .with_retryable(retryable)
+        .with_details(&serde_json::json!({ "spoke": live.spoke().as_deref() }))
+}
 
 /// Where a call's responses come from.
 pub(super) enum Source {
@@ -38,20 +49,53 @@ pub(super) struct ToSpoke {
 }
 
 impl ToSpoke {
-    /// Chooses a provider and gives it the call; `not` has lost it before.
-    pub(super) fn start(self, not: Option<Arc<SpokeConnection>>) -> Source {
-        Source::Starting(
-            async move {
-                let lease = self.lease(not.as_deref()).await?;
-                let spoke = &lease.provider.spoke;
-                self.live.dispatched(Arc::clone(&spoke.name), spoke.connection, spoke.peer.clone());
-                self.recording.running(&self.hub, &self.live).await;
-                let one = self.found.definition.spec().kind != OperationType::Subscription;
-                let pending = spoke.peer.start(&self.wire_request(&lease), one).await?;
-                Ok(Source::Spoke(pending, lease))
+    /// Chooses a provider and gives it the call; `lost` has lost it before.
+    pub(super) fn start(self, lost: Option<Arc<SpokeConnection>>) -> Source {
+        Source::Starting(self.hand_over(lost).boxed())
+    }
+
+    async fn hand_over(mut self, lost: Option<Arc<SpokeConnection>>) -> Result<Source, CallError> {
+        let mut not = lost.clone();
+        let mut looks = 0;
+        loop {
+            let lease = match self.lease(not.as_deref()).await {
+                Ok(lease) => lease,
+                Err(error) if error.is(ErrorCode::OperationUnavailable) => {
+                    looks += 1;
+                    if looks < LOOKS && self.look_again(not.as_deref()) {
+                        continue;
+                    }
+                    return Err(if lost.is_some() { disconnected(&self.live, true) } else { error });
+                }
+                Err(error) => return Err(error),
+            };
+            let spoke = Arc::clone(&lease.provider.spoke);
+            self.live.dispatched(Arc::clone(&spoke.name), spoke.connection, spoke.peer.clone());
+            self.recording.running(&self.hub, &self.live).await;
+            let one = self.found.definition.spec().kind != OperationType::Subscription;
+            match spoke.peer.start(&self.wire_request(&lease), one).await {
+                Ok(pending) => return Ok(Source::Spoke(pending, lease)),
+                // It was never sent, so every kind of call may go to another provider.
+                Err(error) if error.is(ErrorCode::SpokeDisconnected) => {
+                    self.live.not_dispatched();
+                    not = Some(spoke);
+                }
+                Err(error) => return Err(error),
             }
-            .boxed(),
-        )
+        }
+    }
+
+    /// Providers may have changed since the call was admitted: a spoke that a newer instance supersedes takes nothing
+    /// more, and the newer one is not among those found then. Answers whether there is one to try.
+    fn look_again(&mut self, not: Option<&SpokeConnection>) -> bool {
+        let version = VersionReq::parse(&format!("={}", self.found.definition.version())).ok();
+        let found = self.hub.directory().find(&self.request.operation_id, version.as_ref(), &self.live.caller);
+        let Ok(found) = found else { return false };
+        let fresh = found.providers.iter().any(|p| not.is_none_or(|n| n.connection != p.spoke.connection));
+        if fresh {
+            self.found = Arc::new(found);
+        }
+        fresh
     }
 
     async fn lease(&self, not: Option<&SpokeConnection>) -> Result<Lease, CallError> {
@@ -93,8 +137,15 @@ impl ToSpoke {
     }
 }
 
-/// Starts an operation of the hub.
-pub(super) fn start_own(hub: &Hub, id: &str, live: &Arc<LiveCall>, caller: Caller, request: &CallRequested) -> Source {
+/// Starts an operation of the hub. Its start is in the record before anything that it calls.
+pub(super) fn start_own(
+    hub: &Hub,
+    id: &str,
+    live: &Arc<LiveCall>,
+    caller: Caller,
+    request: &CallRequested,
+    recording: &Arc<Recording>,
+) -> Source {
     let Some(entry) = hub.registry().get(id) else {
         let error = Definition::not_found(id);
         return Source::Starting(async move { Err(error) }.boxed());
@@ -102,8 +153,10 @@ pub(super) fn start_own(hub: &Hub, id: &str, live: &Arc<LiveCall>, caller: Calle
     live.runs_here();
     let name = live.definition.id().to_owned();
     let running = run_entry(entry, Ctx::new(hub.clone(), Arc::clone(live), caller), request.input.clone());
+    let (hub, live, recording) = (hub.clone(), Arc::clone(live), Arc::clone(recording));
     Source::Starting(
         async move {
+            recording.running(&hub, &live).await;
             let wrap = move |data: Json| ResponseEnvelope::local(&name, now_ms(), data).to_json();
             Ok(Source::Own(match running.await? {
                 Reply::Value(data) => one(wrap(data)),

@@ -112,7 +112,11 @@ impl Run {
     async fn wait_for(&mut self, running: &Arc<crate::live::LiveCall>) -> Result<(), CallError> {
         let deadline = self.live().deadline.map_or(std::time::Duration::MAX, hub_operations::until);
         tokio::select! {
-            _ = running.finished() => Ok(()),
+            // Who has attached shares the failure. An abort is its caller's own: then the next one runs it.
+            _ = running.finished() => match running.failure() {
+                Some(error) if !error.is(ErrorCode::Aborted) => Err(error.clone()),
+                _ => Ok(()),
+            },
             () = self.live().stop.fired() => Err(CallError::new(ErrorCode::Aborted, "the call was aborted")),
             () = self.leash().abort.fired() => Err(CallError::new(ErrorCode::Aborted, "the call was aborted")),
             () = tokio::time::sleep(deadline.min(std::time::Duration::from_secs(86_400))) => {

@@ -10,7 +10,7 @@ use hub_protocol::ops::calls::{AbortMode, AbortOutcome, CallEventKind, Receipt};
 use hub_protocol::{CallError, CallId, CallRequested, ErrorCode, Json, OnDisconnect, OperationType, ResponseEnvelope};
 use tokio::time::{Instant, Sleep};
 
-use super::dispatch::{Source, ToSpoke, one, start_own};
+use super::dispatch::{Source, ToSpoke, disconnected, one, start_own};
 use super::keyed::Outcome;
 use super::record::Ended;
 use super::{Caller, Leash};
@@ -263,7 +263,9 @@ impl Run {
                 let recorded = rerun.answer(&self.live);
                 Source::Starting(async move { recorded.map(|envelope| Source::Own(one(envelope))) }.boxed())
             }
-            (_, Target::Own(own)) => start_own(&self.hub, &own.id, &self.live, self.caller.clone(), &self.request),
+            (_, Target::Own(own)) => {
+                start_own(&self.hub, &own.id, &self.live, self.caller.clone(), &self.request, &self.recording)
+            }
             (_, Target::Spoke(found)) => self.to_spoke(found).start(None),
         };
     }
@@ -300,9 +302,6 @@ impl Run {
             Step::Item(envelope) => self.item(envelope).await,
             Step::Started(Ok(source)) => {
                 self.source = source;
-                if matches!(self.target, Target::Own(_)) {
-                    self.recording.running(&self.hub, &self.live).await;
-                }
                 None
             }
             Step::Started(Err(error)) | Step::End(End::Failed(error)) => Some(Err(self.fail(error).await)),
@@ -409,9 +408,7 @@ impl Run {
             self.source = self.to_spoke(found).start(Some(lost));
             return None;
         }
-        let error = CallError::new(ErrorCode::SpokeDisconnected, "the spoke's connection was lost during the call")
-            .with_retryable(safe && !begun)
-            .with_details(&serde_json::json!({ "spoke": self.live.spoke().as_deref() }));
+        let error = disconnected(&self.live, safe && !begun);
         self.finish(Err(error.clone()), AbortOutcome::Stopped).await;
         Some(Err(error))
     }
@@ -476,6 +473,9 @@ impl Run {
         let stored = keyed.as_deref().map(|key| (key.to_owned(), self.keyed_outcome(key, &for_key)));
         let ended = Ended::of(&kept, self.items);
         metrics::counter!("hub_calls_total", "status" => ended.status.as_str()).increment(1);
+        if let (Some((_, None)), Err(error)) = (&stored, &for_key) {
+            self.live.failed(error.clone());
+        }
         self.write_end(ended, stored).await;
         self.hub.calls().remove(self.live.id);
         self.live.ended(outcome);
@@ -551,6 +551,12 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         if self.finished {
+            return;
+        }
+        if self.hub.tasks().stop.is_cancelled() {
+            // A task for it would be dropped at once, and this with it, for ever.
+            tracing::warn!(call.id = %self.live.id, "a call was dropped: the hub is down");
+            self.finished = true;
             return;
         }
         let mut rest = self.take();

@@ -129,11 +129,13 @@ impl Peer {
             };
             // Out of the map before the last message: the caller may use the id again once it has that.
             peer.lock().serving.remove(&id);
-            peer.inner.serving.fetch_sub(1, Ordering::Relaxed);
             if let Some(frame) = last {
                 // A connection that is closed needs no answer.
                 let _closed = peer.inner.outbox.send(frame).await;
             }
+            // Counted until the last message is queued: whoever closes the connection once nothing is served must
+            // not lose it.
+            peer.inner.serving.fetch_sub(1, Ordering::Release);
         });
     }
 

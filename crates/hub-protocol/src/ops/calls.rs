@@ -1,7 +1,8 @@
 //! `calls.*`: the call tree (protocol §4).
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{operation, wire};
 use crate::{CallError, CallId, HubId, Json, OperationType};
@@ -428,7 +429,7 @@ impl CallEventKind {
 }
 
 /// One item of `calls.replay`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum ReplayItem {
     /// A recorded event.
@@ -471,7 +472,7 @@ pub struct Divergence {
 }
 
 /// One item of `calls.attach`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum AttachItem {
     /// One response.
@@ -490,6 +491,59 @@ pub enum AttachItem {
     },
 }
 
+// By hand: serde buffers a tagged enum, and a [`Json`] can't be read out of that buffer.
+impl<'de> Deserialize<'de> for ReplayItem {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Members {
+            kind: String,
+            event: Option<CallEvent>,
+            call_id: Option<CallId>,
+            same: Option<bool>,
+            divergence: Option<Divergence>,
+            output: Option<Json>,
+            error: Option<CallError>,
+        }
+        let Members { kind, event, call_id, same, divergence, output, error } = Members::deserialize(deserializer)?;
+        match kind.as_str() {
+            "event" => Ok(Self::Event { event: member(event, "event")? }),
+            "rerun" => Ok(Self::Rerun {
+                call_id: member(call_id, "callId")?,
+                same: member(same, "same")?,
+                divergence,
+                output,
+                error,
+            }),
+            other => Err(D::Error::unknown_variant(other, &["event", "rerun"])),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for AttachItem {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Members {
+            kind: String,
+            item: Option<u64>,
+            #[serde(default)]
+            data: Json,
+            from: Option<u64>,
+            to: Option<u64>,
+        }
+        let Members { kind, item, data, from, to } = Members::deserialize(deserializer)?;
+        match kind.as_str() {
+            "item" => Ok(Self::Item { item: member(item, "item")?, data }),
+            "gap" => Ok(Self::Gap { from: member(from, "from")?, to: member(to, "to")? }),
+            other => Err(D::Error::unknown_variant(other, &["item", "gap"])),
+        }
+    }
+}
+
+fn member<T, E: serde::de::Error>(value: Option<T>, name: &'static str) -> Result<T, E> {
+    value.ok_or_else(|| E::missing_field(name))
+}
+
 operation!(GetCall => CallRecord, "calls.get", Query, [], "Get the record of one call.");
 operation!(ListCalls => CallPage, "calls.list", Query, [], "List calls, newest first.");
 operation!(GetTree => CallTree, "calls.tree", Query, [], "Get a call tree with its records and edges.");
@@ -505,3 +559,41 @@ operation!(ExportCalls => CallRecord, "calls.export", Subscription, [],
     "Stream call records, oldest first.");
 operation!(GetCallStats => CallStats, "calls.stats", Query, ["calls:read"],
     "Count calls and their outcomes and durations per operation.");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_with_values_in_them_read_back() {
+        let data: Json = serde_json::json!({ "a": [1, null] }).into();
+        for item in [AttachItem::Item { item: 3, data: data.clone() }, AttachItem::Gap { from: 1, to: 2 }] {
+            let text = serde_json::to_string(&item).unwrap();
+            assert_eq!(serde_json::from_str::<AttachItem>(&text).unwrap(), item, "{text}");
+        }
+        let id = CallId::new();
+        let event = CallEvent {
+            seq: 1,
+            at: 2,
+            kind: CallEventKind::Responded,
+            call_id: id,
+            root: id,
+            parent: None,
+            operation_id: "a.b".into(),
+            principal: "me".into(),
+            spoke: None,
+            item: Some(1),
+            data: Some(data.clone()),
+            error: None,
+            gap_from: None,
+        };
+        let rerun = ReplayItem::Rerun { call_id: id, same: true, divergence: None, output: Some(data), error: None };
+        for item in [ReplayItem::Event { event }, rerun] {
+            let text = serde_json::to_string(&item).unwrap();
+            assert_eq!(serde_json::from_str::<ReplayItem>(&text).unwrap(), item, "{text}");
+        }
+        for bad in [r#"{"kind":"else"}"#, r#"{"kind":"gap","from":1}"#, "{}"] {
+            assert!(serde_json::from_str::<AttachItem>(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -62,8 +62,10 @@ pub(crate) async fn release_frees_only_unfinished<B: Backend>() {
     let keys = fresh.store.idempotency();
     let row = idempotency("k", CallId::new(), 100);
     keys.begin(row.clone(), at(0)).await.unwrap();
-    keys.release("ada", "files.write", "k").await.unwrap();
-    keys.release("ada", "files.write", "k").await.unwrap();
+    keys.release("ada", "files.write", "k", CallId::new()).await.unwrap();
+    assert!(matches!(keys.begin(row.clone(), at(1)).await.unwrap(), Begun::Existing(_)), "only its holder frees it");
+    keys.release("ada", "files.write", "k", row.call_id).await.unwrap();
+    keys.release("ada", "files.write", "k", row.call_id).await.unwrap();
     assert_eq!(keys.begin(row.clone(), at(1)).await.unwrap(), Begun::New);
     let outcome = KeyedOutcome {
         principal: "ada".into(),
@@ -73,6 +75,6 @@ pub(crate) async fn release_frees_only_unfinished<B: Backend>() {
     };
     let batch = CallBatch { outcomes: vec![outcome], ..CallBatch::default() };
     fresh.store.calls().record(batch).await.unwrap();
-    keys.release("ada", "files.write", "k").await.unwrap();
+    keys.release("ada", "files.write", "k", row.call_id).await.unwrap();
     assert!(matches!(keys.begin(row, at(2)).await.unwrap(), Begun::Existing(_)));
 }

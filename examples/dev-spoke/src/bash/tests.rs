@@ -18,7 +18,7 @@ fn command(text: &str) -> RunCommand {
 }
 
 async fn finished(runs: &Runs, params: RunCommand) -> (String, String, RunItem) {
-    let items: Vec<RunItem> = runs.run(params).unwrap().collect().await;
+    let items: Vec<RunItem> = runs.run(params, ()).unwrap().collect().await;
     let mut texts = [String::new(), String::new()];
     let (end, output) = items.split_last().unwrap();
     for item in output {
@@ -50,7 +50,7 @@ async fn dies(pid: &str, within: Duration) -> bool {
 
 /// Starts a command and reads the process number that it prints first.
 async fn started(runs: &Runs, params: RunCommand) -> (BoxStream<'static, RunItem>, String) {
-    let mut items = runs.run(params).unwrap();
+    let mut items = runs.run(params, ()).unwrap();
     let Some(RunItem::Output { text, .. }) = items.next().await else { panic!("no output") };
     (items, text.trim().to_owned())
 }
@@ -88,7 +88,7 @@ async fn cwd_does_not_lead_out() {
     let (folder, runs) = runs();
     std::os::unix::fs::symlink("/", folder.path().join("out")).unwrap();
     for cwd in ["..", "/", "out", "out/tmp"] {
-        let error = runs.run(RunCommand { cwd: Some(cwd.into()), ..command("pwd") }).err().unwrap();
+        let error = runs.run(RunCommand { cwd: Some(cwd.into()), ..command("pwd") }, ()).err().unwrap();
         assert!(matches!(error, ToolError::Outside { .. }), "{cwd}: {error}");
     }
 }
@@ -160,7 +160,7 @@ async fn output_over_the_limit_is_dropped_and_the_command_runs_on() {
 #[tokio::test]
 async fn a_slow_caller_gets_everything() {
     let (_folder, runs) = runs();
-    let mut items = runs.run(command("head -c 500000 /dev/zero | tr '\\0' x")).unwrap();
+    let mut items = runs.run(command("head -c 500000 /dev/zero | tr '\\0' x"), ()).unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
     let mut bytes = 0;
     while let Some(RunItem::Output { text, .. }) = items.next().await {
@@ -183,11 +183,11 @@ async fn shutdown_kills_all_and_lets_none_start() {
     let (_folder, runs) = runs_with(Limits { runs: 2, ..Limits::default() });
     let (items, pid) = started(&runs, command("sleep 300 & echo $!; wait")).await;
     // Its caller never reads, which must not hold anything up.
-    let _second = runs.run(command("yes")).unwrap();
-    assert!(matches!(runs.run(command("true")).err(), Some(ToolError::Busy { limit: 2 })));
+    let _second = runs.run(command("yes"), ()).unwrap();
+    assert!(matches!(runs.run(command("true"), ()).err(), Some(ToolError::Busy { limit: 2 })));
     tokio::time::timeout(Duration::from_secs(5), runs.shutdown()).await.unwrap();
     assert!(!lives(&pid));
-    assert!(runs.run(command("true")).is_err());
+    assert!(runs.run(command("true"), ()).is_err());
     let told: Vec<RunItem> = items.collect().await;
     assert!(matches!(told.as_slice(), [end] if is_end(end, None, Some(15), false, false)), "{told:?}");
 }

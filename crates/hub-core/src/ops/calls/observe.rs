@@ -10,12 +10,14 @@ use uuid::Uuid;
 use super::{READ, convert, visible_row};
 use crate::CoreError;
 use crate::ctx::Ctx;
+use crate::hub::Hub;
 use crate::log::LogItem;
 
 type Items = Pin<Box<dyn Stream<Item = Result<LogItem, CoreError>> + Send>>;
 
 /// What an observer wants to see, and what it has seen.
 struct Observer {
+    hub: Hub,
     items: Items,
     operation_id: Option<String>,
     principal: Option<String>,
@@ -24,7 +26,8 @@ struct Observer {
     /// Live calls of the watched tree, to know when it has ended.
     open: HashSet<CallId>,
     until_done: bool,
-    seen_root: bool,
+    /// Whether the first call of the tree has ended: before that more may come at any time.
+    root_ended: bool,
     /// The call that observes: showing it to itself would make each event beget another.
     own: CallId,
 }
@@ -45,13 +48,14 @@ pub(super) async fn observe(
     };
     let after = params.after.or(root.map(|_| 0));
     let observer = Observer {
+        hub: ctx.hub().clone(),
         items: Box::pin(ctx.hub().log().read(after, root).await?),
         operation_id: params.operation_id,
         principal,
         root,
         open: HashSet::new(),
         until_done: params.until_done == Some(true) && root.is_some(),
-        seen_root: false,
+        root_ended: false,
         own: ctx.call_id(),
     };
     Ok(stream::unfold(observer, |mut observer| async move {
@@ -75,7 +79,7 @@ async fn root_of(ctx: &Ctx, id: CallId) -> Result<CallId, CoreError> {
 impl Observer {
     async fn next(&mut self) -> Option<Result<CallEvent, CallError>> {
         loop {
-            if self.until_done && self.seen_root && self.open.is_empty() {
+            if self.until_done && self.root_ended && self.open.is_empty() {
                 return None;
             }
             match self.items.next().await? {
@@ -84,7 +88,12 @@ impl Observer {
                     let about = self.root.unwrap_or(CallId(Uuid::nil()));
                     return Some(Ok(convert::gap(from, to, about)));
                 }
-                Ok(LogItem::CaughtUp) => {}
+                Ok(LogItem::CaughtUp) => {
+                    // A reader that resumes after the end will see no event that tells of it.
+                    if self.until_done && !self.root_ended {
+                        self.root_ended = self.is_over().await;
+                    }
+                }
                 Ok(LogItem::Event(row)) => {
                     let Some(event) = convert::event(&row) else { continue };
                     self.note(&event);
@@ -96,6 +105,14 @@ impl Observer {
         }
     }
 
+    /// Whether the record says that the tree's first call has ended, and nothing of the tree is live.
+    async fn is_over(&mut self) -> bool {
+        let Some(root) = self.root else { return false };
+        let recorded = self.hub.store().calls().get(root).await;
+        let ended = recorded.is_ok_and(|row| row.is_some_and(|row| row.completed_at.is_some()));
+        ended && self.hub.calls().subtree(root).iter().all(|reached| !reached.live)
+    }
+
     fn note(&mut self, event: &CallEvent) {
         if !self.until_done {
             return;
@@ -103,11 +120,10 @@ impl Observer {
         match event.kind {
             CallEventKind::Requested => {
                 self.open.insert(event.call_id);
-                self.seen_root = true;
             }
             CallEventKind::Completed | CallEventKind::Failed | CallEventKind::Aborted => {
                 self.open.remove(&event.call_id);
-                self.seen_root = true;
+                self.root_ended |= self.root == Some(event.call_id);
             }
             CallEventKind::Responded | CallEventKind::Gap => {}
         }

@@ -5,7 +5,7 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use hub_operations::Schema;
 use hub_protocol::ops::calls::{CallEvent, ReplayCall, ReplayItem, ReplayMode};
-use hub_protocol::{CallError, CallId, CallRequested, ResponseEnvelope};
+use hub_protocol::{CallError, CallId, CallRequested, OperationType, ResponseEnvelope};
 use hub_storage::{CallRow, EventRow};
 
 use super::{convert, visible_row};
@@ -78,6 +78,9 @@ fn read_from(ctx: Ctx, root: CallId, after: u64) -> BoxStream<'static, Result<Ca
 async fn rerun(ctx: Ctx, root: CallId, calls: Vec<CallRow>) -> Result<ReplayItem, CallError> {
     let (recorded, nested): (Vec<CallRow>, Vec<CallRow>) = calls.into_iter().partition(|c| c.call_id == root);
     let recorded = recorded.into_iter().next().ok_or(CoreError::NotFound { what: "call" })?;
+    if recorded.kind == OperationType::Subscription.as_str() {
+        return Err(CoreError::Conflict("a stream can't run again; its record can be replayed".into()).into());
+    }
     let nested = nested.into_iter().filter(|c| c.parent == Some(root)).collect();
     let input = recorded.input.clone().filter(|i| !i.as_str().contains(hub_operations::REDACTED));
     let input = input.ok_or_else(|| {
