@@ -1,3 +1,6 @@
 //! Temporary binary of one group of tests.
 
+mod crash;
+mod keyed;
+mod spokes;
 mod tree;

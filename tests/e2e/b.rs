@@ -1,1 +1,3 @@
 //! Temporary binary of one group of tests.
+
+mod hostile;

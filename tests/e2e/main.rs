@@ -1,5 +1,7 @@
 //! Every promise and every face, over real sockets.
 
+mod hidden;
+mod resume;
 mod size;
 mod smoke;
 mod stalled;

@@ -99,6 +99,24 @@ async fn the_admin_key_is_made_once_and_only_its_owner_reads_it() -> Result<()> 
     Ok(())
 }
 
+/// The file is written before the key counts, so that no crash leaves a hub that nobody can enter.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_key_that_could_not_be_written_is_made_at_the_next_start() -> Result<()> {
+    let home = TempDir::new()?;
+    let folder = home.path().join("data");
+    std::fs::create_dir_all(folder.join("admin.key"))?;
+    let ran = run(&mut server(home.path(), &["--listen", "127.0.0.1:0", "--data-dir", "data"])?).await?;
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.err.lines().last().is_some_and(|line| line.contains("data/admin.key")), "{ran:?}");
+    std::fs::remove_dir(folder.join("admin.key"))?;
+    // A file that opens nothing, as a crash between file and store leaves it, is replaced.
+    std::fs::write(folder.join("admin.key"), "hub_of_nobody\n")?;
+    let hub = HubProcess::start(&folder, free_port()?, &[]).await?;
+    Client::connect(&hub.url(), &hub.admin_key()?).await?;
+    assert_eq!(mode(&folder.join("admin.key"))?, 0o600);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_hub_on_the_folder_is_refused_and_names_the_first() -> Result<()> {
     let folder = TempDir::new()?;

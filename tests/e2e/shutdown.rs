@@ -265,6 +265,25 @@ async fn a_second_sigterm_ends_the_process_at_once() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sigterm_while_it_starts_is_an_orderly_end_too() -> Result<()> {
+    // At several moments of a start, from its first file on.
+    for file in ["hub.lock", "hub.db", "admin.key"] {
+        let folder = TempDir::new()?;
+        let port = free_port()?;
+        let mut child = HubProcess::command(folder.path(), port, &[])?.spawn()?;
+        let pid = child.id().context("it runs")?.to_string();
+        eventually(file, || async { Ok(folder.path().join(file).exists().then_some(())) }).await?;
+        tokio::process::Command::new("kill").args(["-TERM", &pid]).status().await?;
+        let status = tokio::time::timeout(Duration::from_secs(15), child.wait()).await.context("it ends")??;
+        assert_eq!(status.code(), Some(0), "{file}: {status}");
+        // What was begun is whole: a key was made if and only if its file was.
+        let hub = HubProcess::start(folder.path(), port, &[]).await?;
+        Client::connect(&hub.url(), &hub.admin_key()?).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn over_its_grace_it_cuts_off_says_so_and_does_not_exit_0() -> Result<()> {
     let folder = TempDir::new()?;
     let port = free_port()?;

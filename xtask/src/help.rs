@@ -21,8 +21,9 @@ Before you push:     cargo xtask ci           the same that CI runs (.ci/run)
 const TEST: &str = "\
 cargo xtask test [filter...] [--without python|node]
 
-Builds the programs, which tests start, runs the doc tests, then every other test, so that the runner's summary comes last. Uses cargo-nextest when it is
-installed (`cargo install cargo-nextest --locked`), else `cargo test`. Never stops at the first failure.
+Builds the programs, which tests start, then runs the doc tests, then every other test, so that the runner's summary
+comes last. Uses cargo-nextest when it is installed (`cargo install cargo-nextest --locked`), else `cargo test`. Never
+stops at the first failure.
 
   cargo xtask test                    everything
   cargo xtask test calls:: deadline   the tests whose names contain `calls::` or `deadline`

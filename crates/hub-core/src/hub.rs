@@ -195,19 +195,25 @@ impl Hub {
         self.inner.doors.doorman.check(self.store(), key).await
     }
 
-    /// Makes an admin key if the hub has no key at all.
+    /// Makes an admin key if the hub has no key at all; answers whether it did.
+    ///
+    /// `keep` writes it down before it counts: a crash in between leaves a text that opens nothing and is replaced at
+    /// the next start, while the other way round nobody could ever enter.
     ///
     /// # Errors
-    /// When the store fails.
-    pub async fn first_key(&self) -> Result<Option<FirstKey>, CoreError> {
+    /// When the store or `keep` fails.
+    pub async fn first_key<E: From<CoreError>>(
+        &self,
+        keep: impl FnOnce(&FirstKey) -> Result<(), E>,
+    ) -> Result<bool, E> {
         let now = Stamp::now();
-        if !self.store().keys().list(true, now).await?.is_empty() {
-            return Ok(None);
+        if !self.store().keys().list(true, now).await.map_err(CoreError::from)?.is_empty() {
+            return Ok(false);
         }
         let row = AccountRow { id: AccountId::new(), name: "admin".into(), kind: "admin".into(), created_at: now };
-        let account = self.store().accounts().ensure(row).await?;
-        let made = ops::keys::make_first(self, &account).await?;
-        Ok(Some(made))
+        let account = self.store().accounts().ensure(row).await.map_err(CoreError::from)?;
+        ops::keys::make_first(self, &account, keep).await?;
+        Ok(true)
     }
 
     /// Opens a session for a connected peer; the caller writes what the outbox's reader yields, feeds

@@ -1,6 +1,6 @@
 //! One connection of a peer, without its socket.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
@@ -8,7 +8,8 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use hub_operations::{Answer, Close, Incoming, Outbox, Peer, PeerConfig, Responder, now_ms};
 use hub_protocol::{
-    CallError, CallId, CallRequested, ConnectionId, Envelope, ErrorCode, Event, Fault, Identity, Json, close,
+    CallError, CallId, CallRequested, ConnectionId, Envelope, ErrorCode, Event, Fault, FaultCode, Identity, Json,
+    Violation, close,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -18,6 +19,9 @@ use crate::key::Principal;
 use crate::log::LogItem;
 use crate::router::{Caller, Leash};
 use crate::topics;
+
+/// Longest request id, in bytes. It is recorded with each call and sent back with each response.
+const MAX_REQUEST_ID: usize = 256;
 
 /// Topics that one connection may follow by `__subscribe`.
 const MAX_TOPICS: usize = 256;
@@ -37,7 +41,10 @@ pub struct Session {
 #[derive(Default)]
 struct State {
     spoke: Option<Arc<SpokeConnection>>,
-    topics: HashMap<String, DropGuard>,
+    /// Followed by `__subscribe`.
+    topics: HashSet<String>,
+    /// Stops the task that forwards them.
+    forward: Option<DropGuard>,
     ended: bool,
 }
 
@@ -117,6 +124,7 @@ impl Session {
             let mut state = self.lock();
             state.ended = true;
             state.topics.clear();
+            state.forward = None;
             state.spoke.take()
         };
         if let Some(peer) = self.peer() {
@@ -193,7 +201,7 @@ impl Session {
             return Err(CallError::new(ErrorCode::AccessDenied, "you may not read this topic"));
         }
         let mut state = self.lock();
-        if state.ended || state.topics.contains_key(&topic) {
+        if state.ended || state.topics.contains(&topic) {
             return Ok(());
         }
         if state.topics.len() >= MAX_TOPICS || topic.len() > 200 {
@@ -202,18 +210,31 @@ impl Session {
                 format!("a connection follows at most {MAX_TOPICS} topics"),
             ));
         }
+        state.topics.insert(topic);
+        if state.forward.is_some() {
+            return Ok(());
+        }
+        // One reader of the log for all topics of a connection: each more would look at every event again.
         let stop = CancellationToken::new();
-        state.topics.insert(topic.clone(), stop.clone().drop_guard());
+        state.forward = Some(stop.clone().drop_guard());
         drop(state);
         let session = Arc::downgrade(self);
         let hub = self.hub.clone();
-        self.hub.tasks().spawn("topic", async move {
+        self.hub.tasks().spawn("topics", async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = forward(hub, session, topic) => {}
+                () = forward(hub, session) => {}
             }
         });
         Ok(())
+    }
+
+    fn unsubscribe(&self, topic: &str) {
+        let mut state = self.lock();
+        state.topics.remove(topic);
+        if state.topics.is_empty() {
+            state.forward = None;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -221,25 +242,31 @@ impl Session {
     }
 }
 
-/// Sends the events of one topic as they come: live hints, without a promise.
-async fn forward(hub: Hub, session: Weak<Session>, topic: String) {
+/// Sends the events of a connection's topics as they come: live hints, without a promise.
+async fn forward(hub: Hub, session: Weak<Session>) {
     let Ok(items) = hub.log().read(None, None).await else { return };
     let mut items = std::pin::pin!(items);
     while let Some(Ok(item)) = items.next().await {
         let LogItem::Event(row) = item else { continue };
-        if row.topic != topic {
+        let Some(session) = session.upgrade() else { return };
+        if !session.lock().topics.contains(&row.topic) {
             continue;
         }
-        let Some(session) = session.upgrade() else { return };
-        let (kind, id) = topic.split_once(':').unwrap_or((&topic, ""));
+        let (kind, id) = row.topic.split_once(':').unwrap_or((&row.topic, ""));
+        let (kind, id) = (kind.to_owned(), id.to_owned());
         let payload =
             serde_json::json!({ "seq": row.seq, "type": row.kind, "at": row.at.millis(), "payload": row.payload });
-        session.push(&Event::Topic(Envelope {
-            kind: kind.to_owned(),
-            id: id.to_owned(),
-            payload: Json::from(payload),
-        }));
+        session.push(&Event::Topic(Envelope { kind, id, payload: Json::from(payload) }));
     }
+}
+
+fn check_request_id(id: &str) -> Result<(), CallError> {
+    if id.len() <= MAX_REQUEST_ID {
+        return Ok(());
+    }
+    let message = format!("a request id has at most {MAX_REQUEST_ID} bytes");
+    let violation = Violation { path: "/requestId".to_owned(), message: message.clone() };
+    Err(CallError::new(ErrorCode::ValidationError, message).with_details(&[violation]))
 }
 
 /// The session as the peer engine sees it; weak, since the session owns the peer.
@@ -258,6 +285,7 @@ impl Responder for ForSession {
             if session.hub.is_draining() && !session.may_finish(&incoming.request) {
                 return Err(CallError::new(ErrorCode::Overloaded, "the hub is draining"));
             }
+            check_request_id(&incoming.request.request_id)?;
             let caller = session.caller_of(&incoming.request)?;
             let leash = Leash { abort: incoming.abort, gone: incoming.gone };
             session.hub.call(caller, incoming.request, leash).await.result
@@ -265,20 +293,23 @@ impl Responder for ForSession {
         .boxed()
     }
 
-    fn other(&self, event: Event) {
-        let Some(session) = self.0.upgrade() else { return };
+    fn other(&self, event: Event) -> Result<(), Fault> {
+        let Some(session) = self.0.upgrade() else { return Ok(()) };
         match event {
             Event::Subscribe(topic) => {
-                if let Err(error) = session.subscribe(topic) {
-                    let message = error.message;
-                    session.push(&Event::ProtocolError(Fault { code: hub_protocol::FaultCode::BadPayload, message }));
-                }
+                session.subscribe(topic).map_err(|e| Fault { code: FaultCode::BadPayload, message: e.message })
             }
             Event::Unsubscribe(topic) => {
-                session.lock().topics.remove(&topic);
+                session.unsubscribe(&topic);
+                Ok(())
             }
             // Published by a peer on its own: the hub passes nothing on that was not registered.
-            _ => {}
+            Event::Topic(message) => {
+                let shown: String = message.kind.chars().take(40).collect();
+                Err(Fault { code: FaultCode::UnknownType, message: format!("unknown type {shown:?}") })
+            }
+            // A fault that the peer tells of is for people; to answer it would have no end.
+            _ => Ok(()),
         }
     }
 }

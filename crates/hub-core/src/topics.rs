@@ -52,6 +52,11 @@ pub(crate) fn is_public(topic: &str) -> bool {
     segments(topic).next().is_some_and(|first| !OWN.contains(&first)) && topic.contains(':')
 }
 
+/// Whether a message of this type would read as one of the protocol's own.
+pub(crate) fn is_reserved(kind: &str) -> bool {
+    ["__", "call.", "hub."].iter().any(|prefix| kind.starts_with(prefix))
+}
+
 /// Whether the caller may read the topic.
 pub(crate) fn may_read(caller: &Identity, topic: &str) -> bool {
     let scope = match segments(topic).next() {

@@ -121,7 +121,10 @@ pub trait Responder: Send + Sync + 'static {
     fn call(&self, incoming: Incoming) -> BoxFuture<'static, Result<Answer, CallError>>;
 
     /// Takes anything that is no part of a call: topics and subscriptions to them.
-    fn other(&self, event: Event);
+    ///
+    /// # Errors
+    /// A [`Fault`] when this side has no use for it.
+    fn other(&self, event: Event) -> Result<(), Fault>;
 }
 
 /// One end of a connection. Clones share it.
@@ -203,7 +206,7 @@ impl Peer {
             Event::Pause(id) => self.gate(&id, true),
             Event::Resume(id) => self.gate(&id, false),
             event @ (Event::Subscribe(_) | Event::Unsubscribe(_) | Event::ProtocolError(_) | Event::Topic(_)) => {
-                self.inner.responder.other(event);
+                return self.inner.responder.other(event);
             }
         }
         Ok(())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
 use hub_operations::{Answer, End, Incoming, Outbox, OutboxReader, Peer, PeerConfig, Pending, Responder};
-use hub_protocol::{CallError, CallRequested, ErrorCode, Event, Json};
+use hub_protocol::{CallError, CallRequested, ErrorCode, Event, Fault, Json};
 use tokio_util::task::TaskTracker;
 
 /// Answers `items.N` with N small items, `large.N` with N items of 500 kB, and everything else with one.
@@ -35,7 +35,9 @@ impl Responder for Streams {
         .boxed()
     }
 
-    fn other(&self, _event: Event) {}
+    fn other(&self, _event: Event) -> Result<(), Fault> {
+        Ok(())
+    }
 }
 
 /// Carries all messages of one side to the other.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hub_core::Hub;
+use hub_core::{FirstKey, Hub};
 use hub_storage::{SqliteOptions, Store};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,8 @@ use crate::accept::Acceptor;
 use crate::config::Config;
 use crate::http::App;
 use crate::lock::FolderLock;
-use crate::{signals, telemetry};
+use crate::signals::StopRequests;
+use crate::telemetry;
 
 /// Steps of starting, in order; `readyz` shows how far the hub is.
 pub(crate) const STEPS: [&str; 4] = ["folder", "store", "hub", "listener"];
@@ -54,6 +55,8 @@ pub struct Server {
 #[expect(clippy::print_stdout, reason = "tells the person who starts the hub where it is")]
 pub async fn run(config: Config) -> Result<bool> {
     let data_dir = config.data_dir.clone();
+    // Before anything is started: who stops a hub that comes up gets an orderly end, too.
+    let mut requests = StopRequests::listen()?;
     let server = start(config).await?;
     println!("hub {} listening on {}", env!("CARGO_PKG_VERSION"), server.url());
     println!("data in {}", data_dir.display());
@@ -63,10 +66,10 @@ pub async fn run(config: Config) -> Result<bool> {
         None => println!("admin key: {}", key.display()),
     }
     println!("try:  curl -H \"Authorization: Bearer $(cat '{}')\" {}/api/operations", key.display(), server.url());
-    signals::stop_requested().await;
+    requests.first().await;
     tokio::select! {
         clean = server.stop() => Ok(clean),
-        () = signals::stop_at_once() => Ok(false),
+        () = requests.stop_at_once() => Ok(false),
     }
 }
 
@@ -157,21 +160,28 @@ fn create_folder(folder: &std::path::Path) -> Result<()> {
 
 /// On the first start makes an admin key and leaves it in `admin.key`, for the owner's eyes only.
 async fn write_first_key(hub: &Hub, config: &Config) -> Result<Option<std::path::PathBuf>> {
-    use std::io::Write as _;
-    let Some(key) = hub.first_key().await? else { return Ok(None) };
     let path = config.data_dir.join("admin.key");
+    let keep = |key: &FirstKey| {
+        write_private(&path, &key.text).with_context(|| format!("cannot write the admin key to {}", path.display()))
+    };
+    let made = hub.first_key::<anyhow::Error>(keep).await?;
+    Ok(made.then_some(path))
+}
+
+/// Writes a line to a file that only its owner can read.
+fn write_private(path: &std::path::Path, line: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut file = options.open(path)?;
     #[cfg(unix)]
     {
         // A file that was there before keeps its mode when it is opened.
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         file.set_permissions(mode)?;
     }
-    writeln!(file, "{}", key.text)?;
-    file.sync_all()?;
-    Ok(Some(path))
+    writeln!(file, "{line}")?;
+    file.sync_all()
 }

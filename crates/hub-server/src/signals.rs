@@ -1,35 +1,53 @@
+use anyhow::{Context, Result};
 use tokio::signal;
 
-/// Waits for the first request to stop; a second one ends the process at once.
-pub(crate) async fn stop_requested() {
-    next().await;
-    tracing::info!("stopping; a second signal stops at once");
+/// The requests to stop that this process gets. From its making on none is lost, wherever the process is.
+pub(crate) struct StopRequests {
+    #[cfg(unix)]
+    terminate: signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: signal::unix::Signal,
 }
 
-/// Ends the process when asked to stop once more.
-pub(crate) async fn stop_at_once() {
-    next().await;
-    tracing::warn!("stopping at once");
-    std::process::exit(130);
-}
-
-#[cfg(unix)]
-async fn next() {
-    use signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = signal::ctrl_c() => {}
-            }
+impl StopRequests {
+    /// Takes signals over from the system, which would end the process by them.
+    ///
+    /// # Errors
+    /// When the system does not allow it.
+    pub(crate) fn listen() -> Result<Self> {
+        #[cfg(unix)]
+        {
+            use signal::unix::{SignalKind, signal};
+            let listen = |kind| signal(kind).context("cannot listen for signals");
+            Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
         }
-        Err(_) => {
-            signal::ctrl_c().await.ok();
+        #[cfg(not(unix))]
+        Ok(Self {})
+    }
+
+    /// Waits for the first request.
+    pub(crate) async fn first(&mut self) {
+        self.next().await;
+        tracing::info!("stopping; a second signal stops at once");
+    }
+
+    /// Waits for another request and then ends the process.
+    pub(crate) async fn stop_at_once(&mut self) {
+        self.next().await;
+        tracing::warn!("stopping at once");
+        std::process::exit(130);
+    }
+
+    #[cfg(unix)]
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
-}
 
-#[cfg(not(unix))]
-async fn next() {
-    signal::ctrl_c().await.ok();
+    #[cfg(not(unix))]
+    async fn next(&mut self) {
+        signal::ctrl_c().await.ok();
+    }
 }

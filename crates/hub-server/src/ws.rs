@@ -9,7 +9,9 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use hub_core::{Hub, Principal, Session};
 use hub_operations::{Close, Outbox, OutboxReader};
-use hub_protocol::{CallError, CallFailed, ErrorCode, Event, close, decode_head, encode};
+use hub_protocol::{
+    CallError, CallFailed, ErrorCode, Event, Fault, FaultCode, Violation, close, decode_head, encode,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_tungstenite::WebSocketStream;
@@ -206,8 +208,19 @@ impl Shared {
         }
         let fault = self.session.receive(frame).err()?;
         metrics::counter!("hub_protocol_faults_total").increment(1);
-        self.session.push(&Event::ProtocolError(fault));
+        self.tell(frame, fault);
         faults.is_too_many().then(|| reply_close(close::POLICY, "too many unreadable messages"))
+    }
+
+    /// A request that can't be read fails its call; any other fault is told of by itself.
+    fn tell(&self, frame: &Bytes, fault: Fault) {
+        let call = if fault.code == FaultCode::BadPayload { decode_head(frame) } else { None };
+        let Some((request_id, style)) = call else {
+            return self.session.push(&Event::ProtocolError(fault));
+        };
+        let error = CallError::new(ErrorCode::ValidationError, fault.message.clone())
+            .with_details(&[Violation { path: String::new(), message: fault.message }]);
+        self.session.push_frame(encode(&Event::Failed(CallFailed::of(request_id, error)), style));
     }
 
     /// Answers the call if its id can be told, else closes.

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use hub_operations::{Answer, Definition, Incoming, Peer, Responder};
 use hub_protocol::ops::Operation;
 use hub_protocol::ops::calls::ObserveCalls;
-use hub_protocol::{CallError, DEFAULT_MESSAGE_LIMIT, Event, Json};
+use hub_protocol::{CallError, DEFAULT_MESSAGE_LIMIT, Event, Fault, Json};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -268,8 +268,9 @@ impl Responder for Caller {
         async move { Err(Definition::not_found(&incoming.request.operation_id)) }.boxed()
     }
 
-    fn other(&self, event: Event) {
+    fn other(&self, event: Event) -> Result<(), Fault> {
         log_other(&event);
+        Ok(())
     }
 }
 

@@ -11,7 +11,7 @@ use hub_operations::{
     AbortSignal, Answer, Definition, Entry, Incoming, Items, Registry, Reply, Responder, now_ms, until,
 };
 use hub_protocol::ops::calls::AbortMode;
-use hub_protocol::{CallError, CallRequested, ErrorCode, Event, Json, ResponseEnvelope};
+use hub_protocol::{CallError, CallRequested, ErrorCode, Event, Fault, Json, ResponseEnvelope};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -49,8 +49,9 @@ impl Responder for Server {
         async move { service.serve(client, incoming).await }.boxed()
     }
 
-    fn other(&self, event: Event) {
+    fn other(&self, event: Event) -> Result<(), Fault> {
         log_other(&event);
+        Ok(())
     }
 }
 

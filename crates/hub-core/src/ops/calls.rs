@@ -100,7 +100,12 @@ async fn tree(ctx: Ctx, params: GetTree) -> Result<CallTree, CallError> {
         target: e.target,
         kind: if e.kind == "depends_on" { EdgeKind::DependsOn } else { EdgeKind::Triggered },
     };
-    let edges = edges.into_iter().filter(|e| kept.contains(&e.source) && kept.contains(&e.target)).map(edge).collect();
+    // What a call depends on is by its nature in another tree, and of the same caller.
+    let shown = |e: &hub_storage::EdgeRow| {
+        let ends = (kept.contains(&e.source), kept.contains(&e.target));
+        if e.kind == "depends_on" { ends.0 || ends.1 } else { ends.0 && ends.1 }
+    };
+    let edges = edges.into_iter().filter(shown).map(edge).collect();
     Ok(CallTree { root: row.root, calls: calls.into_iter().map(convert::record).collect(), edges })
 }
 

@@ -54,6 +54,11 @@ async fn publish(ctx: Ctx, params: PublishEvent) -> Result<PublishedEvent, CallE
         let message = format!("topic {:?} is not `type:id`, or belongs to the hub", params.topic);
         return Err(CoreError::Invalid(message).into());
     }
+    // A follower of the topic gets a message whose type is the topic's, and a reader tells events by their own.
+    if topics::is_reserved(&params.topic) || topics::is_reserved(&params.kind) || params.kind == "gap" {
+        let message = "`gap` and what begins with `__`, `call.` or `hub.` belong to the protocol";
+        return Err(CoreError::Invalid(message.to_owned()).into());
+    }
     let new = NewEvent {
         topic: crate::redact::keys_in_text(&params.topic).into_owned(),
         kind: crate::redact::keys_in_text(&params.kind).into_owned(),

@@ -20,15 +20,20 @@ pub(super) fn register(builder: RegistryBuilder<Ctx>) -> RegistryBuilder<Ctx> {
     builder.operation(create).operation(rotate).operation(revoke).operation(list)
 }
 
-/// The admin key of a fresh hub.
-pub(crate) async fn make_first(hub: &Hub, account: &AccountRow) -> Result<FirstKey, CoreError> {
+/// The admin key of a fresh hub. It counts only once `keep` has put it where its owner finds it.
+pub(crate) async fn make_first<E: From<CoreError>>(
+    hub: &Hub,
+    account: &AccountRow,
+    keep: impl FnOnce(&FirstKey) -> Result<(), E>,
+) -> Result<(), E> {
     let key = NewKey::generate()?;
+    keep(&FirstKey { text: key.text().to_owned(), public_id: key.public_id.clone() })?;
     let row = KeyRow { name: "admin".into(), scopes: vec!["*".into()], ..new_row(&key, account) };
     let audit = audit::row(&Principal::root(), "keys.create", &row.public_id, json!({ "name": "admin" }));
     let event = event(&row, "created");
-    let stored = hub.store().keys().insert(row, audit, event).await?;
+    let stored = hub.store().keys().insert(row, audit, event).await.map_err(CoreError::from)?;
     hub.log().announce(Some(stored.seq)).await;
-    Ok(FirstKey { text: key.text().to_owned(), public_id: key.public_id.clone() })
+    Ok(())
 }
 
 async fn create(ctx: Ctx, params: CreateKey) -> Result<CreatedKey, CallError> {

@@ -54,7 +54,7 @@ wire! {
         /// `type:id`. The topics `call`, `spoke`, `key`, `hub` and `audit` belong to the hub.
         #[schemars(length(min = 1, max = 200))]
         topic: String,
-        /// What happened.
+        /// What happened. Not `gap`, `__…`, `call.…` or `hub.…`: those belong to the protocol.
         #[serde(rename = "type")]
         #[schemars(length(min = 1, max = 100))]
         kind: String,

@@ -10,7 +10,9 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use hub_operations::{Answer, Close, Incoming, Outbox, OutboxReader, Peer, PeerConfig, Pending, Responder};
 use hub_protocol::ops::hub::{DrainingSpoke, HeartbeatSeen, RegisterSpoke, RegisteredOperation, RegisteredSpoke};
-use hub_protocol::{CallError, CallRequested, ConnectionId, Event, HubId, Identity, Json, ResponseEnvelope, SpokeId};
+use hub_protocol::{
+    CallError, CallRequested, ConnectionId, Event, Fault, HubId, Identity, Json, ResponseEnvelope, SpokeId,
+};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -274,7 +276,9 @@ impl Responder for Hub {
         }
     }
 
-    fn other(&self, _event: Event) {}
+    fn other(&self, _event: Event) -> Result<(), Fault> {
+        Ok(())
+    }
 }
 
 fn register(shared: &Shared, input: &Json) -> Result<Answer, CallError> {
