@@ -5,3 +5,4 @@ mod resume;
 mod size;
 mod smoke;
 mod stalled;
+mod unread;

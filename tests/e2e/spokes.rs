@@ -360,7 +360,7 @@ async fn each_policy_chooses_as_it_says() -> Result<()> {
 }
 
 async fn least_pending(hub: &TestHub, client: &Client, gate: &Semaphore) -> Result<()> {
-    let mut held = FuturesUnordered::new();
+    let held = FuturesUnordered::new();
     for n in 0..6 {
         held.push(client.request("pool.run").input(json!({ "hold": true })).start().await?);
         eventually("it runs", || async {

@@ -28,7 +28,14 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
 
 /// The cargo that runs this program.
 pub(crate) fn cargo() -> Command {
-    command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo told this program of itself. Build scripts that watch it (ring's) would run anew, with all that comes
+    // after them, whenever cargo is started by hand and by this program in turn.
+    let own = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(own)) {
+        cargo.env_remove(name);
+    }
+    cargo
 }
 
 /// Whether `cargo <subcommand>` is installed.

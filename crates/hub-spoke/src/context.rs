@@ -97,7 +97,6 @@ impl Context {
 
     /// Holds the confirmation of an abort back, for at most 5 s, until the token is dropped: for handlers whose work
     /// ends a moment after they are dropped, such as a process that has to be killed.
-    #[must_use]
     pub fn cleanup(&self) -> TaskTrackerToken {
         self.inner.cleanup.token()
     }

@@ -553,10 +553,10 @@ impl Drop for Run {
         if self.finished {
             return;
         }
-        if self.hub.tasks().stop.is_cancelled() {
-            // A task for it would be dropped at once, and this with it, for ever.
+        if self.orphaned {
+            // The task that ends orphans was itself dropped: runtime or hub are going down, and another would be too.
             tracing::warn!(call.id = %self.live.id, "a call was dropped: the hub is down");
-            self.finished = true;
+            self.hub.calls().remove(self.live.id);
             return;
         }
         let mut rest = self.take();
