@@ -11,7 +11,7 @@ use dev_spoke::{Limits, RunningSpoke};
 use futures_util::StreamExt;
 use hub_protocol::ops::calls::{CallStatus, ListCalls};
 use hub_spoke::{AbortMode, Client, Subscription};
-use hub_testkit::{RawPeer, TestHub, binary, command, eventually, http, run};
+use hub_testkit::{RawPeer, TestHub, binary, command, eventually, http, left_out, run};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -211,7 +211,7 @@ struct Tool {
 async fn tool(name: &str, programs: &[&str], probe: [&str; 2]) -> Result<Option<Tool>> {
     let without = std::env::var_os("HUB_TEST_WITHOUT").unwrap_or_default();
     if without.to_string_lossy().split(',').any(|left_out| left_out == name) {
-        println!("LEFT OUT: this run does without {name}");
+        left_out(&format!("this run does without {name}"));
         return Ok(None);
     }
     let (upper, search) = (name.to_uppercase(), if name == "node" { "NODE_PATH" } else { "PYTHONPATH" });

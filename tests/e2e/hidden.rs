@@ -100,7 +100,11 @@ async fn hidden_and_absent_operations_look_the_same_everywhere() -> Result<()> {
             };
             let hidden: CallError = ask(HIDDEN).await.err().context("refused")?;
             let absent: CallError = ask(ABSENT).await.err().context("refused")?;
-            assert_eq!(masked(&serde_json::to_string(&hidden)?), masked(&serde_json::to_string(&absent)?), "{operation}");
+            assert_eq!(
+                masked(&serde_json::to_string(&hidden)?),
+                masked(&serde_json::to_string(&absent)?),
+                "{operation}"
+            );
         }
     }
     let metrics = http(&hub, &key, "GET", "/metrics", "").await?;

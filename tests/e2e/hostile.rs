@@ -126,7 +126,9 @@ fn message(n: &mut Numbers, id: &str) -> (Vec<Message>, Due) {
         25 => one(text(call(id, "hub.register", r#"{"name":"../..","operations":{}}"#)), answer()),
         26 => one(text(call(id, "keys.create", r#"{"name":1,"scopes":"*"}"#)), answer()),
         27 => one(text(call(id, "hub.search", &json!({"query": "q".repeat(5_000)}).to_string())), answer()),
-        28 => one(requested(&format!(r#""requestId":"{id}","operationId":"hub.whoami","parentRequestId":"x""#)), answer()),
+        28 => {
+            one(requested(&format!(r#""requestId":"{id}","operationId":"hub.whoami","parentRequestId":"x""#)), answer())
+        }
         29 => one(requested(&format!(r#""requestId":"{id}","operationId":"hub.whoami","identity":[]"#)), answer()),
         // Above the limit of 1 MiB: with a head that can be read, and without.
         30 if n.below(8) == 0 => one(text(call(id, "hub.whoami", &format!("\"{}\"", "x".repeat(1 << 20)))), answer()),
@@ -184,7 +186,10 @@ async fn burst(peer: &mut RawPeer, n: &mut Numbers, serial: &mut u64, tally: &mu
                 return Ok(Some(closed));
             }
             Ok(message) if message["type"] == "hub.protocol_error" => {
-                ensure!(message["payload"]["code"].is_string() && message["payload"]["message"].is_string(), "{message}");
+                ensure!(
+                    message["payload"]["code"].is_string() && message["payload"]["message"].is_string(),
+                    "{message}"
+                );
                 faults = faults.checked_sub(1).context("a fault too many")?;
                 tally.answered += 1;
             }
@@ -520,7 +525,8 @@ async fn connections_that_send_too_slowly_are_closed() -> Result<()> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(started.elapsed() < Duration::from_secs(3), "still taken after 3 s");
-    let request = format!("POST /api/call HTTP/1.1\r\nhost: x\r\n{auth}content-length: 100\r\nconnection: close\r\n\r\n{{");
+    let request =
+        format!("POST /api/call HTTP/1.1\r\nhost: x\r\n{auth}content-length: 100\r\nconnection: close\r\n\r\n{{");
     let (answer, _) = until_closed(hub.address(), request.as_bytes()).await?;
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
     assert!(answer.contains("application/problem+json"), "{answer}");
@@ -569,7 +575,8 @@ async fn upgrade(address: SocketAddr, path: &str, headers: &[(&'static str, &str
         Err(tokio_tungstenite::tungstenite::Error::Http(response)) => response.map(|body| body),
         Err(error) => return Err(error.into()),
     };
-    let protocol = response.headers().get("sec-websocket-protocol").map(|v| v.to_str().map(str::to_owned)).transpose()?;
+    let protocol =
+        response.headers().get("sec-websocket-protocol").map(|v| v.to_str().map(str::to_owned)).transpose()?;
     let status = response.status().as_u16();
     let body: Option<Vec<u8>> = response.into_body();
     Ok((status, protocol.or_else(|| body.map(|b| String::from_utf8_lossy(&b).into_owned()))))

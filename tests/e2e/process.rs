@@ -13,7 +13,9 @@ use hub_protocol::ops::events::{PublishEvent, SubscribeEvents};
 use hub_protocol::ops::hub::WhoAmI;
 use hub_server::config::KEYS;
 use hub_spoke::{Client, Spoke};
-use hub_testkit::{HubProcess, Ran, TestHub, command, eventually, free_port, http, http_over, run, server_binary};
+use hub_testkit::{
+    HubProcess, Ran, TestHub, command, eventually, free_port, http, http_over, left_out, run, server_binary,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
@@ -455,7 +457,7 @@ async fn read_until(stream: &mut TcpStream, wanted: &str) -> Result<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn ipv6_is_served_like_ipv4() -> Result<()> {
     if let Err(error) = tokio::net::TcpListener::bind("[::1]:0").await {
-        println!("LEFT OUT: this machine has no IPv6 loopback: {error}");
+        left_out(&format!("this machine has no IPv6 loopback: {error}"));
         return Ok(());
     }
     let hub = TestHub::start_with(&["--listen", "[::1]:0"]).await?;

@@ -46,11 +46,8 @@ async fn an_observer_that_reconnects_five_times_during_10_000_calls_has_every_ev
     for round in 0..=RECONNECTS {
         // Each round is a new connection; all but the last are dropped in the middle of the stream.
         let observer = hub.client().await?;
-        let filter = ObserveCalls {
-            operation_id: Some("demo.same".into()),
-            after: Some(after),
-            ..ObserveCalls::default()
-        };
+        let filter =
+            ObserveCalls { operation_id: Some("demo.same".into()), after: Some(after), ..ObserveCalls::default() };
         let mut events = observer.subscribe(&filter).await?;
         let enough = if round == RECONNECTS { 2 * CALLS } else { (round + 1) * 2 * CALLS / (RECONNECTS + 1) };
         while seen.len() < enough {

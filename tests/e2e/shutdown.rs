@@ -183,7 +183,7 @@ async fn sigterm_under_load_lets_mutations_finish_tells_readers_1001_and_exits_0
     hub.signal("TERM").await?;
     let (_, closed) = rest(&mut idle).await?;
     sent_away(&closed);
-    assert_eq!(slow.try_join_next().is_none(), true, "the idle peer was told only after a mutation had ended");
+    assert!(slow.try_join_next().is_none(), "the idle peer was told only after a mutation had ended");
     for reader in &mut readers {
         let (messages, closed) = rest(reader).await?;
         let last = messages.last().context("a last message")?;
@@ -416,7 +416,13 @@ async fn step_2_it_tells_idle_peers_at_once() -> Result<()> {
     let prepared = Stopping::prepared().await?;
     let mut idle = prepared.hub.raw().await?;
     idle.call("1", "hub.whoami", json!({})).await?;
-    prepared.stop(|_, _| async move { Ok(sent_away(&rest(&mut idle).await?.1)) }).await?;
+    let (.., busy) = prepared
+        .stop(|_, _| async move {
+            sent_away(&rest(&mut idle).await?.1);
+            Ok(())
+        })
+        .await?;
+    sent_away(&busy);
     Ok(())
 }
 

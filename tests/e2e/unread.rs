@@ -20,7 +20,7 @@ const BUFFER: usize = 256 * 1024;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_stops_reading_is_closed_with_1013_and_others_notice_nothing() -> Result<()> {
     let buffer = BUFFER.to_string();
-    let hub = TestHub::start_with(&["--stall-timeout-ms", "1000", "--outbound-buffer-bytes", &buffer]).await?;
+    let hub = TestHub::start_with(&["--stall-timeout-ms", "3000", "--outbound-buffer-bytes", &buffer]).await?;
     let spoke = hub
         .spoke("filler")
         .spoke_type("compute")
@@ -28,10 +28,18 @@ async fn a_reader_that_stops_reading_is_closed_with_1013_and_others_notice_nothi
         .build()?
         .start()
         .await?;
+    // The others' spoke: behind 20 MB of answers on one connection anybody would wait.
+    let quick = hub
+        .spoke("quick")
+        .spoke_type("compute")
+        .query("demo.quick", "A short text.", |_, s: Size| async move { Ok::<_, CallError>("x".repeat(s.bytes)) })
+        .build()?
+        .start()
+        .await?;
     let other = hub.client().await?;
     let mut deaf = hub.raw().await?;
-    // 500 answers of 100 kB each: far more than the buffers of hub and kernel together.
-    for n in 0..500 {
+    // 20 MB in answers of 100 kB: more than the buffers of hub and kernels together.
+    for n in 0..200 {
         let id = n.to_string();
         let asked = deaf.request(&id, "demo.fill", json!({ "bytes": 100_000 }));
         // A hub that no longer reads from it makes even asking stall; that is as it should be.
@@ -46,7 +54,7 @@ async fn a_reader_that_stops_reading_is_closed_with_1013_and_others_notice_nothi
     while slow_consumers(&hub).await? == before {
         ensure!(started.elapsed() < Duration::from_secs(20), "the deaf reader was not found");
         let asked = Instant::now();
-        other.call_raw("demo.fill", json!({ "bytes": 10 })).await?;
+        other.call_raw("demo.quick", json!({ "bytes": 10 })).await?;
         slowest = slowest.max(asked.elapsed());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -54,7 +62,8 @@ async fn a_reader_that_stops_reading_is_closed_with_1013_and_others_notice_nothi
     let closed = deaf.closed().await?;
     assert_eq!(closed.code, close::SLOW_CONSUMER, "{closed:?}");
     ensure!(slowest < Duration::from_millis(500), "another caller waited {slowest:?}");
-    other.call_raw("demo.fill", json!({ "bytes": 10 })).await.context("others go on")?;
+    other.call_raw("demo.quick", json!({ "bytes": 10 })).await.context("others go on")?;
+    quick.stop().await?;
     spoke.stop().await?;
     Ok(())
 }

@@ -15,6 +15,6 @@ mod wait;
 pub use http::{HttpAnswer, http, http_over};
 pub use hub::TestHub;
 pub use process::{HubProcess, free_port, server_binary};
-pub use program::{Ran, binary, command, run, run_with};
+pub use program::{Ran, binary, command, left_out, run, run_with};
 pub use raw::{Closed, RawPeer};
 pub use wait::eventually;

@@ -20,6 +20,12 @@ pub struct Ran {
     pub err: String,
 }
 
+/// Says that a test has been left out, and why: nothing is left out silently.
+#[expect(clippy::print_stdout, reason = "the test's output is where people look")]
+pub fn left_out(why: &str) {
+    println!("LEFT OUT: {why}");
+}
+
 /// A built program of this workspace, beside the running test in the target folder.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let test = std::env::current_exe()?;

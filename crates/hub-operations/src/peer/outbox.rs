@@ -1,9 +1,11 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hub_protocol::close;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Why and how the connection should be closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,8 +23,15 @@ pub struct Close {
 #[error("the connection takes no more messages")]
 pub struct Stalled;
 
-/// How many times the limit may be waiting for room before the peer counts as a slow consumer.
-const WAITING_FACTOR: usize = 8;
+/// How many times the limit may be waiting for room while nothing is written. A burst of large answers to a peer that
+/// reads is not slowness, so time counts, too.
+const WAITING: usize = 8;
+
+/// How long nothing may be written while that much waits.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How many times the limit may be waiting in any case.
+const MOST_WAITING: usize = 64;
 
 /// Part of the queue that items of streams may fill.
 const STREAMS: usize = 8;
@@ -52,6 +61,8 @@ struct State {
     bytes: usize,
     /// Of senders that wait for room.
     waiting: usize,
+    /// When the writer last came back for more.
+    written_at: Option<Instant>,
     close: Option<Close>,
     reader_gone: bool,
 }
@@ -196,6 +207,9 @@ impl OutboxReader {
     fn take(&mut self, batch: &mut Vec<Bytes>, max: usize) -> Option<Option<Close>> {
         let mut state = self.shared.lock();
         let before = state.bytes;
+        if self.taken > 0 || state.written_at.is_none() {
+            state.written_at = Some(Instant::now());
+        }
         state.bytes -= std::mem::take(&mut self.taken);
         let limit = self.shared.limit;
         if [limit, (limit / STREAMS).max(1)].iter().any(|mark| before >= *mark && state.bytes < *mark) {
@@ -244,7 +258,9 @@ impl<'a> Waiting<'a> {
     fn new(shared: &'a Shared, bytes: usize) -> Self {
         let mut state = shared.lock();
         state.waiting += bytes;
-        if state.waiting > WAITING_FACTOR * shared.limit && state.close.is_none() {
+        let stuck = state.written_at.is_some_and(|at| at.elapsed() > PATIENCE);
+        let most = if stuck { WAITING } else { MOST_WAITING };
+        if state.waiting > most * shared.limit && state.close.is_none() {
             state.close = Some(slow());
             shared.room.notify_waiters();
             shared.filled.notify_one();
