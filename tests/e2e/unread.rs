@@ -61,7 +61,8 @@ async fn a_reader_that_stops_reading_is_closed_with_1013_and_others_notice_nothi
     // Now it reads again, just in time to be told.
     let closed = deaf.closed().await?;
     assert_eq!(closed.code, close::SLOW_CONSUMER, "{closed:?}");
-    ensure!(slowest < Duration::from_millis(500), "another caller waited {slowest:?}");
+    // Whoever waited for the deaf reader would have waited until it was closed, after 3 s at least.
+    ensure!(slowest < Duration::from_secs(2), "another caller waited {slowest:?}");
     other.call_raw("demo.quick", json!({ "bytes": 10 })).await.context("others go on")?;
     quick.stop().await?;
     spoke.stop().await?;

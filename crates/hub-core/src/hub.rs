@@ -31,6 +31,9 @@ const DETACHED_CALLS: usize = 256;
 /// How long calls that were cut off at shutdown may take to tell their callers.
 const CUT_OFF: Duration = Duration::from_secs(1);
 
+/// Time for the answer to a call to be queued before its connection is closed.
+const AFTER_ANSWER: Duration = Duration::from_millis(10);
+
 /// How often retention and expiry are looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const EXPIRE_EVERY: Duration = Duration::from_secs(5);
@@ -267,6 +270,15 @@ impl Hub {
     /// Runs work of a face in a task that shutdown waits for.
     pub fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         self.tasks().spawn(name, work);
+    }
+
+    /// Does something once the answer to the present call has had time to be queued: a connection that is to be closed
+    /// should hear why first.
+    pub(crate) fn after_answer(&self, name: &'static str, act: impl FnOnce() + Send + 'static) {
+        self.tasks().spawn(name, async move {
+            tokio::time::sleep(AFTER_ANSWER).await;
+            act();
+        });
     }
 
     /// Goes down in the documented order; answers whether everything ended within `grace`.

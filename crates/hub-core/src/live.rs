@@ -58,6 +58,9 @@ pub(crate) struct LiveCall {
 struct Place {
     spoke: Option<Arc<str>>,
     callee: Option<Callee>,
+    /// Whether the callee has been sent the request, and then that it is to stop.
+    sent: bool,
+    told: bool,
     attempts: i32,
 }
 
@@ -128,7 +131,14 @@ impl LiveCall {
         let mut place = self.lock();
         place.spoke = Some(spoke);
         place.callee = Some(Callee { connection, peer });
+        place.sent = false;
+        place.told = false;
         place.attempts += 1;
+    }
+
+    /// Notes that the request is on its way to the spoke, so that what is sent from now on comes after it.
+    pub(crate) fn sent(&self) {
+        self.lock().sent = true;
     }
 
     /// Notes that the spoke was lost before the call could be sent to it.
@@ -158,17 +168,20 @@ impl LiveCall {
         self.lock().callee.as_ref().is_some_and(|c| c.connection == connection)
     }
 
-    /// Tells the callee to stop, at once and before anything above it is told.
-    pub(crate) fn tell_callee(&self, reason: Option<&str>) -> bool {
-        let callee = self.lock().callee.clone();
-        let Some(callee) = callee else { return false };
+    /// Tells the callee to stop, once and at once, before anything above it is told. Does nothing while the request is
+    /// still to be sent: an abort that overtakes it would stop nothing, so the call's own task tells it then.
+    pub(crate) fn tell_callee(&self, reason: Option<&str>) {
+        let mut place = self.lock();
+        let Some(callee) = place.callee.clone() else { return };
+        if !place.sent || std::mem::replace(&mut place.told, true) {
+            return;
+        }
         callee.peer.push(&hub_protocol::Event::Aborted(hub_protocol::CallAborted {
             request_id: self.id.to_string(),
             reason: reason.map(str::to_owned),
             mode: None,
             receipts: None,
         }));
-        true
     }
 
     /// How long an abort that waits may wait for this call's callee.

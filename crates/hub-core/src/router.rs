@@ -5,6 +5,7 @@ mod dispatch;
 mod keyed;
 mod record;
 mod run;
+mod terms;
 
 use std::sync::Arc;
 

@@ -135,7 +135,10 @@ impl Hub {
         if same || params.started_at > current.started_at {
             return Ok(());
         }
-        session.close(close::NAME_HELD, "a newer instance holds this name", true);
+        let refused = Arc::clone(session);
+        self.after_answer("name held", move || {
+            refused.close(close::NAME_HELD, "a newer instance holds this name", true);
+        });
         Err(CoreError::Conflict(format!("a newer instance holds the spoke name {:?}", params.name)).into())
     }
 

@@ -1,3 +1,5 @@
+mod shape;
+
 use hub_protocol::{Json, Violation};
 use jsonschema::{Draft, PatternOptions, Validator};
 use serde_json::Value;
@@ -47,6 +49,7 @@ impl Schema {
         if anything {
             return Ok(Self { validator: None, secrets: Vec::new() });
         }
+        shape::check(schema)?;
         let validator = jsonschema::options()
             .with_draft(Draft::Draft202012)
             // Patterns come from peers: an engine without backtracking can't be stalled by one.

@@ -81,9 +81,9 @@ impl App {
 
 /// Before every route: no key in the query string, and a count afterwards.
 async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
-    let client = auth::client_address(&app.config, &request);
+    let client = auth::client_address(&app.config, &request).map(tracing::field::display);
     let path = request.uri().path().to_owned();
-    tracing::debug!(http.method = %request.method(), http.path = path, client.address = ?client, "request");
+    tracing::debug!(http.method = %request.method(), http.path = path, client.address = client, "request");
     let response = if auth::has_key_in_query(request.uri().query().unwrap_or_default()) {
         Problem::bad_request(
             "a key in the query string is refused: it would end up in logs; send `Authorization: Bearer <key>`",
@@ -93,7 +93,7 @@ async fn guard(State(app): State<App>, request: Request, next: Next) -> Response
         next.run(request).await
     };
     if response.status() == http::StatusCode::UNAUTHORIZED {
-        tracing::info!(http.path = path, client.address = ?client, "a request without a valid key was refused");
+        tracing::info!(http.path = path, client.address = client, "a request without a valid key was refused");
     }
     let class = match response.status().as_u16() {
         100..200 => "1xx",

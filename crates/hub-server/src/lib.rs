@@ -33,5 +33,5 @@ mod telemetry;
 mod ws;
 
 pub use http::openapi_document;
-pub use serve::{Server, run, start};
+pub use serve::{Server, make_admin_key, run, start};
 pub use telemetry::init_logs;

@@ -49,6 +49,12 @@ fn dispatch(flags: &ArgMatches) -> Result<bool> {
             Ok(true)
         }
         Some(("config", sub)) => print_config(&layers(flags)?, sub.get_flag("json")),
+        Some(("admin-key", _)) => {
+            let config = Config::from_layers(&layers(flags)?)?;
+            let path = runtime()?.block_on(hub_server::make_admin_key(&config))?;
+            println!("made an admin key: {} (readable by you only)", path.display());
+            Ok(true)
+        }
         Some(("backup", sub)) => {
             let config = Config::from_layers(&layers(flags)?)?;
             let to = PathBuf::from(sub.get_one::<String>("to").cloned().unwrap_or_default());

@@ -63,7 +63,8 @@ pub async fn run(config: Config) -> Result<bool> {
     let key = data_dir.join("admin.key");
     match &server.admin_key {
         Some(path) => println!("made an admin key: {} (readable by you only)", path.display()),
-        None => println!("admin key: {}", key.display()),
+        None if key.exists() => println!("admin key: {}", key.display()),
+        None => println!("no admin key in {}: stop the hub and run `hub-server admin-key` for a new one", key.display()),
     }
     println!("try:  curl -H \"Authorization: Bearer $(cat '{}')\" {}/api/operations", key.display(), server.url());
     requests.first().await;
@@ -156,6 +157,21 @@ fn create_folder(folder: &std::path::Path) -> Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(folder).with_context(|| format!("cannot create the data folder {}", folder.display()))
+}
+
+/// Makes another admin key for the hub over this data folder, which must not be running; answers where it is.
+///
+/// # Errors
+/// When the folder is in use or the store fails.
+pub async fn make_admin_key(config: &Config) -> Result<std::path::PathBuf> {
+    let database = config.data_dir.join("hub.db");
+    anyhow::ensure!(database.exists(), "no database at {}: is --data-dir right?", database.display());
+    let _lock = FolderLock::take(&config.data_dir)?;
+    let hub = Hub::builder(Store::open_sqlite(&database, SqliteOptions::default()).await?).build().await?;
+    let key = hub.admin_key().await?;
+    let path = write_key(&key.text, config)?;
+    hub.shut_down(config.shutdown_grace).await;
+    Ok(path)
 }
 
 /// On the first start makes an admin key and leaves it in `admin.key`, for the owner's eyes only.

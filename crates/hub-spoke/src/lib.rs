@@ -25,13 +25,13 @@
 //! }
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let spoke = Spoke::builder("http://127.0.0.1:8080", "hk_spoke", "laptop")
+//! let spoke = Spoke::builder("http://127.0.0.1:3300", "hub_…", "laptop")
 //!     .query("fs.read", "Reads a text file.", read)
 //!     .build()?
 //!     .start()
 //!     .await?;
 //!
-//! let client = Client::connect("http://127.0.0.1:8080", "hk_person").await?;
+//! let client = Client::connect("http://127.0.0.1:3300", "hub_…").await?;
 //! let text = client.call_raw("dev.laptop.fs.read", serde_json::json!({ "path": "README.md" })).await?;
 //! println!("{}", text.as_str());
 //! spoke.stop().await?;

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use hub_operations::RegistryBuilder;
 use hub_protocol::ops::keys::{CreateKey, CreatedKey, KeyItem, Keys, ListKeys, RevokeKey, RotateKey};
 use hub_protocol::{AccountId, CallError, Identity, KeyId};
@@ -58,7 +60,7 @@ async fn create(ctx: Ctx, params: CreateKey) -> Result<CreatedKey, CallError> {
 async fn rotate(ctx: Ctx, params: RotateKey) -> Result<CreatedKey, CallError> {
     let store = ctx.hub().store();
     let old = store.keys().get(params.id).await.map_err(CoreError::from)?.ok_or(CoreError::NotFound { what: "key" })?;
-    check_within(ctx.caller(), &old.scopes)?;
+    check_holds(ctx.caller(), &old.scopes, old.resources.as_ref())?;
     let now = Stamp::now();
     let ends_at = now.plus_millis(params.overlap_ms.unwrap_or(OVERLAP_MS));
     let key = NewKey::generate()?;
@@ -84,18 +86,16 @@ async fn rotate(ctx: Ctx, params: RotateKey) -> Result<CreatedKey, CallError> {
 async fn revoke(ctx: Ctx, params: RevokeKey) -> Result<KeyItem, CallError> {
     let store = ctx.hub().store();
     let key = store.keys().get(params.id).await.map_err(CoreError::from)?.ok_or(CoreError::NotFound { what: "key" })?;
+    check_holds(ctx.caller(), &key.scopes, key.resources.as_ref())?;
+    check_not_last(&ctx, &key).await?;
     let audit = audit::row(&actor(&ctx), "keys.revoke", &key.public_id, json!({ "name": key.name }));
     let event = event(&key, "revoked");
     let (row, stored) = store.keys().revoke(params.id, Stamp::now(), audit, event).await.map_err(CoreError::from)?;
     ctx.hub().doorman().forget(&row.public_id);
     ctx.hub().log().announce(Some(stored.seq)).await;
     // After the answer: the caller may be using the very key.
-    let hub = ctx.hub().clone();
-    let id = row.id;
-    ctx.hub().spawn("revoke", async move {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        hub.sessions().revoke(id);
-    });
+    let (hub, id) = (ctx.hub().clone(), row.id);
+    ctx.hub().after_answer("revoke", move || hub.sessions().revoke(id));
     Ok(item(row))
 }
 
@@ -107,12 +107,21 @@ async fn list(ctx: Ctx, params: ListKeys) -> Result<Keys, CallError> {
 
 /// A key can't grant what its maker lacks.
 fn check_rights(caller: &Identity, params: &CreateKey) -> Result<(), CoreError> {
-    let resources = params.resources.iter().flatten();
-    let count = params.scopes.len() + resources.clone().count();
+    let count = params.scopes.len() + params.resources.iter().flatten().count();
     if count > MAX_RIGHTS {
         return Err(CoreError::Invalid(format!("a key has at most {MAX_RIGHTS} scopes and resources")));
     }
-    check_within(caller, &params.scopes)?;
+    check_holds(caller, &params.scopes, params.resources.as_ref())
+}
+
+/// Whether the caller holds all of these rights: without them it may not make, replace or end a key that has them.
+fn check_holds(
+    caller: &Identity,
+    scopes: &[String],
+    resources: Option<&BTreeMap<String, Vec<String>>>,
+) -> Result<(), CoreError> {
+    check_within(caller, scopes)?;
+    let resources = resources.into_iter().flatten();
     let all = caller.has_scope("*");
     let held = |key: &String, action: &String| {
         caller.resources.as_ref().and_then(|r| r.get(key)).is_some_and(|actions| actions.contains(action))
@@ -120,7 +129,7 @@ fn check_rights(caller: &Identity, params: &CreateKey) -> Result<(), CoreError> 
     let lacking =
         resources.flat_map(|(k, actions)| actions.iter().map(move |a| (k, a))).find(|(k, a)| !all && !held(k, a));
     match lacking {
-        Some((key, action)) => Err(CoreError::Denied(format!("you can't grant {action:?} on {key:?}: you lack it"))),
+        Some((key, action)) => Err(CoreError::Denied(format!("you lack {action:?} on {key:?}, which the key has"))),
         None => Ok(()),
     }
 }
@@ -128,9 +137,22 @@ fn check_rights(caller: &Identity, params: &CreateKey) -> Result<(), CoreError> 
 fn check_within(caller: &Identity, scopes: &[String]) -> Result<(), CoreError> {
     // A wildcard is held only through itself or a wider one, which `has_scope` on its text decides.
     match scopes.iter().find(|scope| scope.is_empty() || !caller.has_scope(scope)) {
-        Some(scope) => Err(CoreError::Denied(format!("you can't grant the scope {scope:?}: you lack it"))),
+        Some(scope) => Err(CoreError::Denied(format!("you lack the scope {scope:?}, which the key has"))),
         None => Ok(()),
     }
+}
+
+/// The last key that may do everything can't be ended: nobody could make another.
+async fn check_not_last(ctx: &Ctx, key: &KeyRow) -> Result<(), CoreError> {
+    let is_admin = |row: &KeyRow| row.scopes.iter().any(|scope| scope == "*");
+    if key.revoked_at.is_some() || !is_admin(key) {
+        return Ok(());
+    }
+    let others = ctx.hub().store().keys().list(false, Stamp::now()).await?;
+    if others.iter().any(|row| row.id != key.id && is_admin(row)) {
+        return Ok(());
+    }
+    Err(CoreError::Conflict("this is the last key with the scope \"*\"; make or rotate another first".into()))
 }
 
 async fn account(ctx: &Ctx, name: Option<&str>) -> Result<AccountRow, CoreError> {

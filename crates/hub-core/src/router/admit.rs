@@ -5,7 +5,7 @@ use hub_protocol::{CallError, CallId, CallRequested, ErrorCode, Identity, Json, 
 use semver::VersionReq;
 
 use super::keyed::Begun;
-use super::run::{Target, Terms};
+use super::terms::{Target, Terms};
 use super::{Caller, Leash, Run, deadline_of};
 use crate::hub::Hub;
 use crate::live::{LiveCall, NewCall};

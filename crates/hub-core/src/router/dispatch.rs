@@ -8,7 +8,7 @@ use hub_protocol::{CallError, CallRequested, ErrorCode, Identity, Json, Operatio
 use semver::VersionReq;
 
 use super::Caller;
-use super::run::Recording;
+use super::terms::Recording;
 use crate::ctx::Ctx;
 use crate::directory::{Found, Lease, SpokeConnection};
 use crate::hub::Hub;
@@ -74,7 +74,10 @@ impl ToSpoke {
             self.recording.running(&self.hub, &self.live).await;
             let one = self.found.definition.spec().kind != OperationType::Subscription;
             match spoke.peer.start(&self.wire_request(&lease), one).await {
-                Ok(pending) => return Ok(Source::Spoke(pending, lease)),
+                Ok(pending) => {
+                    self.live.sent();
+                    return Ok(Source::Spoke(pending, lease));
+                }
                 // It was never sent, so every kind of call may go to another provider.
                 Err(error) if error.is(ErrorCode::SpokeDisconnected) => {
                     self.live.not_dispatched();
@@ -131,7 +134,8 @@ impl ToSpoke {
             idempotency_key: self.request.idempotency_key.clone(),
             on_disconnect: None,
             budget: self.live.budget,
-            version: None,
+            // Exact, so that a spoke with several versions knows which is meant.
+            version: Some(self.found.definition.version().to_string()),
             traceparent: self.request.traceparent.clone(),
         }
     }

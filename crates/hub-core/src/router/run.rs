@@ -1,11 +1,10 @@
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::stream;
 use futures_util::{FutureExt, StreamExt};
-use hub_operations::{Definition, End, Items, Pending, until};
+use hub_operations::{End, Items, Pending, until};
 use hub_protocol::ops::calls::{AbortMode, AbortOutcome, CallEventKind, Receipt};
 use hub_protocol::{CallError, CallId, CallRequested, ErrorCode, Json, OnDisconnect, OperationType, ResponseEnvelope};
 use tokio::time::{Instant, Sleep};
@@ -13,6 +12,7 @@ use tokio::time::{Instant, Sleep};
 use super::dispatch::{Source, ToSpoke, disconnected, one, start_own};
 use super::keyed::Outcome;
 use super::record::Ended;
+use super::terms::{Recording, Target, Terms};
 use super::{Caller, Leash};
 use crate::abort::{self, Abort};
 use crate::directory::Found;
@@ -26,57 +26,6 @@ const RECORDED_ITEMS: u64 = 1_000;
 
 /// Times a call is given to a provider at most: once more when the first is lost before it began.
 const MAX_ATTEMPTS: i32 = 2;
-
-/// What the call runs.
-pub(super) enum Target {
-    /// An operation of the hub.
-    Own(OwnTarget),
-    /// An operation of spokes.
-    Spoke(Arc<Found>),
-}
-
-/// An operation of the hub, by its key in the registry.
-pub(super) struct OwnTarget {
-    id: Arc<str>,
-    definition: Arc<Definition>,
-}
-
-impl Target {
-    pub(super) fn own(id: &str, definition: &Arc<Definition>) -> Self {
-        Self::Own(OwnTarget { id: id.into(), definition: Arc::clone(definition) })
-    }
-
-    pub(super) fn definition(&self) -> &Arc<Definition> {
-        match self {
-            Self::Own(own) => &own.definition,
-            Self::Spoke(found) => &found.definition,
-        }
-    }
-}
-
-/// Conditions that the caller set.
-pub(super) struct Terms {
-    pub(super) leash: Leash,
-    pub(super) on_disconnect: OnDisconnect,
-    pub(super) idle_ms: Option<u64>,
-}
-
-/// Whether and how far the call is in the record.
-pub(super) struct Recording {
-    on: bool,
-    started: AtomicBool,
-}
-
-impl Recording {
-    pub(super) fn is_on(&self) -> bool {
-        self.on
-    }
-
-    /// Whether the start is still to be written, by whoever asks first.
-    pub(super) fn claim_start(&self) -> bool {
-        self.on && !self.started.swap(true, Ordering::Relaxed)
-    }
-}
 
 /// One call on its way: everything that can end it meets here.
 ///
@@ -127,7 +76,7 @@ impl Run {
         terms: Terms,
     ) -> Self {
         let own = matches!(target, Target::Own(_));
-        let recording = Recording { on: live.is_recorded(own), started: AtomicBool::new(false) };
+        let recording = Recording::new(live.is_recorded(own));
         let deadline = live.deadline.map(|at| Box::pin(tokio::time::sleep(until(at))));
         let idle = terms.idle_ms.map(|ms| Box::pin(tokio::time::sleep(Duration::from_millis(ms))));
         Self {
@@ -445,7 +394,8 @@ impl Run {
     async fn wind_up(&mut self, mode: AbortMode, error: &CallError) {
         let outcome = match std::mem::replace(&mut self.source, Source::Ended) {
             Source::Spoke(mut pending, _lease) => {
-                // The frame went out with the abort of the tree.
+                // The frame went out with the abort of the tree, unless the request was not yet sent then.
+                self.live.tell_callee(self.live.stop.reason().as_deref());
                 pending.told();
                 let wait = if mode == AbortMode::Kill { self.live.grace() } else { Duration::ZERO };
                 match tokio::time::timeout(wait, pending.end()).await {
@@ -523,18 +473,13 @@ impl Run {
 
     /// Moves the call out of `self`, which then has nothing left to end.
     fn take(&mut self) -> Self {
-        let target = match &self.target {
-            Target::Own(own) => Target::own(&own.id, &own.definition),
-            Target::Spoke(found) => Target::Spoke(Arc::clone(found)),
-        };
-        let leash = self.terms.leash.clone();
         Self {
             hub: self.hub.clone(),
             live: Arc::clone(&self.live),
             caller: self.caller.clone(),
             request: Arc::clone(&self.request),
-            target,
-            terms: Terms { leash, on_disconnect: self.terms.on_disconnect, idle_ms: self.terms.idle_ms },
+            target: self.target.clone(),
+            terms: self.terms.clone(),
             source: std::mem::replace(&mut self.source, Source::Ended),
             recording: Arc::clone(&self.recording),
             key: self.key.take(),

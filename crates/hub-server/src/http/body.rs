@@ -1,6 +1,7 @@
 use axum::body::Body;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use http::StatusCode;
+use http::request::Parts;
 use hub_protocol::{CallError, ErrorCode, Json};
 use serde::de::DeserializeOwned;
 
@@ -32,6 +33,18 @@ impl JsonBody {
         self.0.parse().map_err(|e| {
             Problem::invalid("", &format!("the body does not fit: line {} column {}", e.line(), e.column()))
         })
+    }
+}
+
+/// The query string, with errors in the form that all errors have.
+pub(crate) struct Params<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<App> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        let query = Query::<T>::try_from_uri(&parts.uri);
+        query.map(|Query(params)| Self(params)).map_err(|e| Problem::invalid("", &e.body_text()))
     }
 }
 

@@ -1,4 +1,4 @@
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::Response;
 use http::HeaderMap;
 use hub_protocol::CallId;
@@ -7,6 +7,7 @@ use hub_protocol::ops::events::SubscribeEvents;
 use serde::Deserialize;
 
 use super::auth::Auth;
+use super::body::Params;
 use super::{App, Problem};
 
 #[derive(Deserialize)]
@@ -26,7 +27,7 @@ pub(crate) struct ListQuery {
 pub(crate) async fn list(
     State(app): State<App>,
     Auth(principal): Auth,
-    Query(q): Query<ListQuery>,
+    Params(q): Params<ListQuery>,
 ) -> Result<Response, Problem> {
     let ListQuery { operation_id, status, principal: of, spoke, roots, since, before, limit } = q;
     app.data(&principal, &ListCalls { operation_id, status, principal: of, spoke, roots, since, before, limit }).await
@@ -63,7 +64,7 @@ pub(crate) async fn abort(
     State(app): State<App>,
     Auth(principal): Auth,
     Path(id): Path<String>,
-    Query(q): Query<AbortQuery>,
+    Params(q): Params<AbortQuery>,
 ) -> Result<Response, Problem> {
     let AbortQuery { mode, reason, grace_ms } = q;
     let mode = mode.unwrap_or(AbortMode::Kill);
@@ -82,7 +83,7 @@ pub(crate) async fn observe(
     State(app): State<App>,
     Auth(principal): Auth,
     Path(id): Path<String>,
-    Query(q): Query<ObserveQuery>,
+    Params(q): Params<ObserveQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let after = last_event_id(&headers)?.or(q.after);
@@ -100,7 +101,7 @@ pub(crate) struct EventsQuery {
 pub(crate) async fn events(
     State(app): State<App>,
     Auth(principal): Auth,
-    Query(q): Query<EventsQuery>,
+    Params(q): Params<EventsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let topics = q.topics.unwrap_or_else(|| "**".to_owned()).split(',').map(|t| t.trim().to_owned()).collect();

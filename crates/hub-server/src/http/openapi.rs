@@ -156,7 +156,8 @@ fn call_headers() -> Value {
         { "name": "X-Hub-Deadline-Ms", "in": "header", "schema": { "type": "integer", "minimum": 0 },
           "description": "Milliseconds from now after which nobody waits." },
         { "name": "X-Hub-On-Disconnect", "in": "header", "schema": { "enum": ["abort", "finish", "detach"] },
-          "description": "What becomes of the call when the client goes away." }
+          "description": "What becomes of the call when the client goes away." },
+        { "name": "traceparent", "in": "header", "schema": { "type": "string" }, "description": "W3C trace context." }
     ])
 }
 

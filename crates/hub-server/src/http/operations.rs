@@ -1,4 +1,4 @@
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::auth::Auth;
-use super::body::JsonBody;
+use super::body::{JsonBody, Params};
 use super::{App, Problem, sse};
 
 /// Calls in one batch.
@@ -35,7 +35,7 @@ pub(crate) struct ListQuery {
 pub(crate) async fn list(
     State(app): State<App>,
     Auth(principal): Auth,
-    Query(query): Query<ListQuery>,
+    Params(query): Params<ListQuery>,
 ) -> Result<Response, Problem> {
     let ListQuery { q, namespace, include_inactive, cursor, limit } = query;
     match q {
@@ -182,7 +182,7 @@ impl App {
         let operation = request.operation_id.clone();
         let called = self.run(principal, request).await;
         match called.result {
-            Ok(Answer::One(envelope)) if !stream => Ok(json(&envelope)),
+            Ok(Answer::One(envelope)) if !stream => Ok(sse::with_call_id(json(&envelope), called.call_id)),
             Ok(Answer::One(envelope)) => {
                 let once = stream::iter([Ok(envelope)]).boxed().into();
                 Ok(sse::respond(&self.hub, once, Ok, called.call_id))

@@ -8,6 +8,7 @@ use hub_core::Hub;
 use hub_operations::Items;
 use hub_protocol::{CallError, CallId, Json};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 /// Events that may wait for a client; above it the call's stream is held back.
@@ -18,16 +19,16 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// The members that a value may be numbered by: its own position, or that of the event in its envelope.
 #[derive(Deserialize)]
-struct Numbered {
+struct Numbered<'a> {
     seq: Option<u64>,
     #[serde(rename = "type")]
     kind: Option<String>,
-    data: Option<Inner>,
-}
-
-#[derive(Deserialize)]
-struct Inner {
-    seq: Option<u64>,
+    /// Of an envelope; anything at all in a value.
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    /// Only envelopes have it.
+    #[serde(borrow)]
+    meta: Option<&'a RawValue>,
 }
 
 /// Values as server-sent events: one `data:` line each, `id:` where there is a position, `event: completed` or
@@ -48,6 +49,11 @@ pub(super) fn respond(
     let mut response = Sse::new(events).keep_alive(heartbeat).into_response();
     // Proxies must not hold a stream back.
     response.headers_mut().insert("x-accel-buffering", http::HeaderValue::from_static("no"));
+    with_call_id(response, call_id)
+}
+
+/// Names the call in a header, for answers that have no other place for it.
+pub(super) fn with_call_id(mut response: Response, call_id: Option<CallId>) -> Response {
     if let Some(id) = call_id.and_then(|id| http::HeaderValue::from_str(&id.to_string()).ok()) {
         response.headers_mut().insert("x-hub-call-id", id);
     }
@@ -84,12 +90,18 @@ async fn pump(
 
 fn value_event(value: &Json) -> Event {
     let event = Event::default();
-    let numbered = value.parse::<Numbered>().ok();
-    let seq = numbered.as_ref().and_then(|n| n.seq.or_else(|| n.data.as_ref()?.seq));
+    let numbered = numbered(value.as_str());
+    let inner = numbered.as_ref().filter(|n| n.meta.is_some()).and_then(|n| self::numbered(n.data?.get()));
+    let seq = numbered.as_ref().and_then(|n| n.seq).or_else(|| inner?.seq);
     let gap = numbered.is_some_and(|n| n.kind.as_deref() == Some("gap"));
     let event = seq.map_or(event.clone(), |seq| event.id(seq.to_string()));
     let event = if gap { event.event("gap") } else { event };
     event.data(one_line(value))
+}
+
+/// The members of an object; whatever has other ones or none is not numbered.
+fn numbered(text: &str) -> Option<Numbered<'_>> {
+    text.trim_start().starts_with('{').then(|| serde_json::from_str(text).ok())?
 }
 
 fn error_event(error: &CallError, call_id: Option<CallId>) -> Event {
