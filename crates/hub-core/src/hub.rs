@@ -209,14 +209,25 @@ impl Hub {
         &self,
         keep: impl FnOnce(&FirstKey) -> Result<(), E>,
     ) -> Result<bool, E> {
-        let now = Stamp::now();
-        if !self.store().keys().list(true, now).await.map_err(CoreError::from)?.is_empty() {
+        if !self.store().keys().list(true, Stamp::now()).await.map_err(CoreError::from)?.is_empty() {
             return Ok(false);
         }
+        self.admin_key(keep).await?;
+        Ok(true)
+    }
+
+    /// Makes another admin key, for whoever owns the data folder and has lost the first; `keep` as for the first.
+    ///
+    /// # Errors
+    /// When the store or `keep` fails.
+    pub async fn admin_key<E: From<CoreError>>(
+        &self,
+        keep: impl FnOnce(&FirstKey) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let now = Stamp::now();
         let row = AccountRow { id: AccountId::new(), name: "admin".into(), kind: "admin".into(), created_at: now };
         let account = self.store().accounts().ensure(row).await.map_err(CoreError::from)?;
-        ops::keys::make_first(self, &account, keep).await?;
-        Ok(true)
+        ops::keys::make_first(self, &account, keep).await
     }
 
     /// Opens a session for a connected peer; the caller writes what the outbox's reader yields, feeds

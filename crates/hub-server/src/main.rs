@@ -34,6 +34,7 @@ fn cli() -> Command {
         .subcommand(
             Command::new("operations").about("Print the catalogue of the hub's own operations as JSON").arg(json),
         )
+        .subcommand(Command::new("admin-key").about("Make a new admin key for a hub that is not running"))
         .subcommand(Command::new("openapi").about("Print the OpenAPI document of the hub's own operations"))
 }
 

@@ -168,20 +168,23 @@ pub async fn make_admin_key(config: &Config) -> Result<std::path::PathBuf> {
     anyhow::ensure!(database.exists(), "no database at {}: is --data-dir right?", database.display());
     let _lock = FolderLock::take(&config.data_dir)?;
     let hub = Hub::builder(Store::open_sqlite(&database, SqliteOptions::default()).await?).build().await?;
-    let key = hub.admin_key().await?;
-    let path = write_key(&key.text, config)?;
+    let path = config.data_dir.join("admin.key");
+    let made = hub.admin_key::<anyhow::Error>(keep_in(&path)).await;
     hub.shut_down(config.shutdown_grace).await;
-    Ok(path)
+    made.map(|()| path)
 }
 
 /// On the first start makes an admin key and leaves it in `admin.key`, for the owner's eyes only.
 async fn write_first_key(hub: &Hub, config: &Config) -> Result<Option<std::path::PathBuf>> {
     let path = config.data_dir.join("admin.key");
-    let keep = |key: &FirstKey| {
-        write_private(&path, &key.text).with_context(|| format!("cannot write the admin key to {}", path.display()))
-    };
-    let made = hub.first_key::<anyhow::Error>(keep).await?;
+    let made = hub.first_key::<anyhow::Error>(keep_in(&path)).await?;
     Ok(made.then_some(path))
+}
+
+fn keep_in(path: &std::path::Path) -> impl FnOnce(&FirstKey) -> Result<()> {
+    move |key| {
+        write_private(path, &key.text).with_context(|| format!("cannot write the admin key to {}", path.display()))
+    }
 }
 
 /// Writes a line to a file that only its owner can read.
