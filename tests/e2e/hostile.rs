@@ -435,11 +435,13 @@ async fn schemas_can_neither_stall_the_hub_nor_make_it_reach_out() -> Result<()>
     for (i, schema) in [
         json!({"$ref": remote}),
         json!({"properties": {"a": {"$ref": "file:///etc/passwd"}}}),
-        json!({"$schema": remote, "type": "object"}),
+        json!({"allOf": [{"$ref": format!("{remote}#/$defs/a")}]}),
         json!({"type": "strange"}),
         json!({"pattern": "("}),
         json!({"pattern": r"(\w{1000}){1000}"}),
         json!({"$ref": "#/$defs/none"}),
+        // Endless: the hub once ended with an exhausted stack at the first call.
+        json!({"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "string"}]}}}),
     ]
     .into_iter()
     .enumerate()
@@ -461,15 +463,14 @@ async fn schemas_can_neither_stall_the_hub_nor_make_it_reach_out() -> Result<()>
     assert_eq!(answer["payload"]["code"], "VALIDATION_ERROR");
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
 
-    // Endless recursion of a schema into itself, and of a value that never gets smaller.
-    let cycles = json!({"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "string"}]}}});
+    // A schema may recur into itself with a smaller value.
+    let tree = json!({"type": "object", "properties": {"c": {"items": {"$ref": "#"}}}, "additionalProperties": false});
     let mut spoke = hub.raw().await?;
-    let (answer, _) = register_schema(&mut spoke, "cycle", cycles).await?;
-    let offered = answer["type"] == "call.responded";
-    let called = caller.call("2", "evil.cycle", json!({"a": {"b": 1}})).await?;
-    assert_eq!(called["type"], "call.error", "{called}");
-    let code = if offered { "VALIDATION_ERROR" } else { "OPERATION_NOT_FOUND" };
-    assert_eq!(called["payload"]["code"], code);
+    let (answer, _) = register_schema(&mut spoke, "tree", tree).await?;
+    assert_eq!(answer["type"], "call.responded", "{answer}");
+    let called = caller.call("2", "evil.tree", json!({"c": [{"c": [{"x": 1}]}]})).await?;
+    assert_eq!(called["payload"]["code"], "VALIDATION_ERROR");
+    assert_eq!(called["payload"]["details"][0]["path"], "/c/0/c/0");
     let fine = caller.call("3", "hub.whoami", json!({})).await?;
     assert_eq!(fine["type"], "call.responded");
     Ok(())

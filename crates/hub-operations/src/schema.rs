@@ -1,8 +1,11 @@
+mod secrets;
 mod shape;
 
 use hub_protocol::{Json, Violation};
 use jsonschema::{Draft, PatternOptions, Validator};
 use serde_json::Value;
+
+use secrets::Secrets;
 
 /// What stands in the place of a secret.
 pub const REDACTED: &str = "[redacted]";
@@ -10,34 +13,18 @@ pub const REDACTED: &str = "[redacted]";
 /// Most violations reported for one input.
 const MAX_VIOLATIONS: usize = 32;
 
-/// Deepest path of a value that is searched for secrets.
-const MAX_DEPTH: usize = 16;
-
-/// Deepest nesting of subschemas that is searched for secrets: a long chain of `$ref`s must not exhaust the stack.
-const MAX_NESTING: usize = 128;
-
-/// Most subschemas that are searched for secrets; guards against `$ref` cycles.
-const MAX_VISITS: usize = 10_000;
-
 /// A compiled JSON Schema (2020-12). A schema never makes the hub read a file or a URL.
 #[derive(Debug)]
 pub struct Schema {
     /// `None` when everything fits, so that nothing need be parsed.
     validator: Option<Validator>,
-    secrets: Vec<Vec<Step>>,
+    secrets: Option<Secrets>,
 }
 
 /// A schema that does not compile.
 #[derive(Debug, thiserror::Error)]
 #[error("schema is not valid JSON Schema 2020-12: {0}")]
 pub struct SchemaError(String);
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Step {
-    Member(String),
-    /// Every item of an array, or every member of an object.
-    Each,
-}
 
 impl Schema {
     /// Compiles a schema.
@@ -47,19 +34,16 @@ impl Schema {
     pub fn compile(schema: &Value) -> Result<Self, SchemaError> {
         let anything = schema.as_bool() == Some(true) || schema.as_object().is_some_and(serde_json::Map::is_empty);
         if anything {
-            return Ok(Self { validator: None, secrets: Vec::new() });
+            return Ok(Self { validator: None, secrets: None });
         }
-        shape::check(schema)?;
+        let (shape, parts) = shape::check(schema)?;
         let validator = jsonschema::options()
             .with_draft(Draft::Draft202012)
             // Patterns come from peers: an engine without backtracking can't be stalled by one.
             .with_pattern_options(PatternOptions::regex())
             .build(schema)
             .map_err(|e| SchemaError(e.masked().to_string()))?;
-        let mut finder =
-            SecretFinder { root: schema, path: Vec::new(), found: Vec::new(), budget: MAX_VISITS, nesting: 0 };
-        finder.find(schema);
-        Ok(Self { validator: Some(validator), secrets: finder.found })
+        Ok(Self { validator: Some(validator), secrets: Secrets::find(&shape, schema, &parts) })
     }
 
     /// Whether every value fits and nothing is secret.
@@ -90,16 +74,14 @@ impl Schema {
     /// The value with every member that the schema marks `writeOnly` or `x-secret` replaced.
     #[must_use]
     pub fn redact(&self, value: &Json) -> Json {
-        if self.secrets.is_empty() {
+        let Some(secrets) = &self.secrets else {
             return value.clone();
-        }
+        };
         let Ok(mut parsed) = value.parse::<Value>() else {
             // Unreadable, so nothing in it can be told apart from a secret.
             return Value::from(REDACTED).into();
         };
-        for path in &self.secrets {
-            blank(&mut parsed, path);
-        }
+        secrets.blank(&mut parsed);
         parsed.into()
     }
 }
@@ -110,77 +92,6 @@ fn parse(input: &Json) -> Result<Value, Vec<Violation>> {
         let message = format!("cannot be read: {:?} at line {} column {}", e.classify(), e.line(), e.column());
         vec![Violation { path: String::new(), message }]
     })
-}
-
-/// Collects the paths of secret members. `budget` bounds the work on schemas whose `$ref`s form cycles.
-struct SecretFinder<'a> {
-    root: &'a Value,
-    path: Vec<Step>,
-    found: Vec<Vec<Step>>,
-    budget: usize,
-    nesting: usize,
-}
-
-impl SecretFinder<'_> {
-    fn find(&mut self, schema: &Value) {
-        if self.nesting < MAX_NESTING {
-            self.nesting += 1;
-            self.find_here(schema);
-            self.nesting -= 1;
-        }
-    }
-
-    fn find_here(&mut self, schema: &Value) {
-        let Some(object) = schema.as_object() else { return };
-        let marked = |key: &str| object.get(key).and_then(Value::as_bool) == Some(true);
-        if marked("writeOnly") || marked("x-secret") {
-            if !self.found.contains(&self.path) {
-                self.found.push(self.path.clone());
-            }
-            return;
-        }
-        if self.path.len() >= MAX_DEPTH || self.budget == 0 {
-            return;
-        }
-        self.budget -= 1;
-        let root = self.root;
-        let target = object.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix('#'));
-        if let Some(target) = target.and_then(|pointer| root.pointer(pointer)) {
-            self.find(target);
-        }
-        for part in ["allOf", "anyOf", "oneOf"].iter().filter_map(|k| object.get(*k)?.as_array()).flatten() {
-            self.find(part);
-        }
-        for (name, part) in object.get("properties").and_then(Value::as_object).into_iter().flatten() {
-            self.below(Step::Member(name.clone()), part);
-        }
-        for part in ["items", "additionalProperties"].iter().filter_map(|k| object.get(*k)) {
-            self.below(Step::Each, part);
-        }
-        for part in object.get("prefixItems").and_then(Value::as_array).into_iter().flatten() {
-            self.below(Step::Each, part);
-        }
-    }
-
-    fn below(&mut self, step: Step, schema: &Value) {
-        self.path.push(step);
-        self.find(schema);
-        self.path.pop();
-    }
-}
-
-fn blank(value: &mut Value, path: &[Step]) {
-    match (path.split_first(), value) {
-        (None, value) => *value = REDACTED.into(),
-        (Some((Step::Member(name), rest)), Value::Object(object)) => {
-            if let Some(member) = object.get_mut(name) {
-                blank(member, rest);
-            }
-        }
-        (Some((Step::Each, rest)), Value::Array(items)) => items.iter_mut().for_each(|item| blank(item, rest)),
-        (Some((Step::Each, rest)), Value::Object(members)) => members.values_mut().for_each(|m| blank(m, rest)),
-        _ => {}
-    }
 }
 
 #[cfg(test)]
@@ -237,10 +148,33 @@ mod tests {
     }
 
     #[test]
+    fn secrets_are_found_however_the_schema_leads_to_them() {
+        for schema in [
+            json!({"properties": {"s": {"$ref": "#here"}}, "$defs": {"x": {"$anchor": "here", "writeOnly": true}}}),
+            json!({"properties": {"s": {"$ref": "#/%24defs/x"}}, "$defs": {"x": {"x-secret": true}}}),
+            json!({"properties": {"s": {"$ref": "X"}}, "$defs": {"y": {"$id": "X", "x-secret": true}}}),
+            json!({"patternProperties": {"^s$": {"writeOnly": true}}, "properties": {"o": true}}),
+            json!({"if": true, "then": {"properties": {"s": {"writeOnly": true}}}}),
+            json!({"properties": {"o": true}, "additionalProperties": {"writeOnly": true}}),
+            // Many ways to recur before the secret is named.
+            json!({"properties": {"a": {"$ref": "#"}, "b": {"$ref": "#"}, "c": {"$ref": "#"}, "s": {"writeOnly": true}}}),
+        ] {
+            let redacted = compiled(schema.clone()).redact(&json!({"s": "canary", "t": 2}).into());
+            assert!(!redacted.as_str().contains("canary"), "{schema}: {}", redacted.as_str());
+        }
+        let named = compiled(json!({"properties": {"o": true}, "additionalProperties": {"writeOnly": true}}));
+        let redacted: Value = named.redact(&json!({"s": 1, "o": 2}).into()).parse().unwrap();
+        assert_eq!(redacted, json!({"s": REDACTED, "o": 2}));
+        let tree = compiled(json!({"properties": {"c": {"items": {"$ref": "#"}}, "s": {"writeOnly": true}}}));
+        let deep = (0..40).fold(json!({"s": "canary"}), |below, _| json!({"c": [below]}));
+        assert!(!tree.redact(&deep.into()).as_str().contains("canary"));
+    }
+
+    #[test]
     fn a_cyclic_schema_ends() {
         let schema = compiled(json!({
             "$ref": "#/$defs/node",
-            "$defs": {"node": {"anyOf": [{"$ref": "#/$defs/node"}, {"properties": {"next": {"$ref": "#/$defs/node"}, "key": {"writeOnly": true}}}]}}
+            "$defs": {"node": {"anyOf": [{"type": "null"}, {"properties": {"next": {"$ref": "#/$defs/node"}, "key": {"writeOnly": true}}}]}}
         }));
         let value = json!({"key": 1, "next": {"key": 2}});
         let redacted: Value = schema.redact(&value.into()).parse().unwrap();

@@ -98,7 +98,10 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) {
     // An upgraded connection keeps its place until its WebSocket ends.
     let place = Arc::new(place);
+    let asked = CancellationToken::new();
+    let first = asked.clone();
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+        first.cancel();
         request.extensions_mut().insert(PeerAddress(address));
         request.extensions_mut().insert(Arc::clone(&place));
         router.clone().oneshot(request.map(axum::body::Body::new))
@@ -107,8 +110,22 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     builder.http1().timer(TokioTimer::new()).header_read_timeout(header);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(header)).max_concurrent_streams(256);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    if let Err(error) = watcher.watch(connection.into_owned()).await {
-        tracing::debug!(%error, peer.address = %address, "a connection ended with an error");
+    tokio::select! {
+        ended = watcher.watch(connection.into_owned()) => if let Err(error) = ended {
+            tracing::debug!(%error, peer.address = %address, "a connection ended with an error");
+        },
+        // Before it knows the version of HTTP, hyper waits for ever.
+        () = never_asks(&asked, header) => {
+            metrics::counter!("hub_connections_refused_total", "reason" => "silent").increment(1);
+            tracing::debug!(peer.address = %address, "a connection without a request was closed");
+        }
+    }
+}
+
+/// Ends when there was no request in time; otherwise never.
+async fn never_asks(asked: &CancellationToken, within: Duration) {
+    if tokio::time::timeout(within, asked.cancelled()).await.is_ok() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -141,6 +141,17 @@ impl Execution {
         });
     }
 
+    /// Whether all who waited have given it up and it has not ended yet.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled() && self.outcome.borrow().is_none()
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&self) {
+        // The sender lives in self, so waiting can't fail.
+        let _ended = self.outcome.subscribe().wait_for(Option::is_some).await;
+    }
+
     /// Counts one who waits for the outcome.
     pub(crate) fn wait(self: &Arc<Self>) -> Waiter {
         self.waiters.fetch_add(1, Ordering::AcqRel);

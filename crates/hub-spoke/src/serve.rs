@@ -155,13 +155,18 @@ impl Service {
         let mut timer = Timer::new(request.deadline, None);
         let binding = Binding { peer, request_id: request.request_id.clone(), deadline_ms: request.deadline };
         let caller = request.identity.as_ref().map(|identity| identity.id.clone()).unwrap_or_default();
-        let waiter = match self.keyed.enter((caller, request.operation_id.clone(), key), binding)? {
-            Entered::Again(execution) => execution.wait(),
-            Entered::First(execution, key) => {
-                let waiter = execution.wait();
-                let run = Arc::clone(&self).execute(client, request, input, execution, key);
-                self.executions.spawn(run);
-                waiter
+        let key = (caller, request.operation_id.clone(), key);
+        let waiter = loop {
+            match self.keyed.enter(key.clone(), binding.clone())? {
+                // Its callers gave it up, and this one did not: it runs after it instead of sharing its end.
+                Entered::Again(execution) if execution.is_stopping() => execution.ended().await,
+                Entered::Again(execution) => break execution.wait(),
+                Entered::First(execution, key) => {
+                    let waiter = execution.wait();
+                    let run = Arc::clone(&self).execute(client, request, input, execution, key);
+                    self.executions.spawn(run);
+                    break waiter;
+                }
             }
         };
         tokio::select! {

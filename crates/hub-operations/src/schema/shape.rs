@@ -21,8 +21,8 @@ const MAX_NESTING: usize = 512;
 /// Known to the validator by itself.
 const META: &str = "https://json-schema.org/draft/2020-12/";
 
-/// Checks the shape.
-pub(super) fn check(root: &Value) -> Result<(), SchemaError> {
+/// Checks the shape; answers what is needed to follow the schema's references, and all that may be a subschema.
+pub(super) fn check(root: &Value) -> Result<(Shape<'_>, Vec<&Value>), SchemaError> {
     let mut shape = Shape { resources: vec![root], named: HashMap::new(), known: HashMap::new() };
     let mut all = Vec::new();
     shape.index(root, &mut all);
@@ -37,10 +37,11 @@ pub(super) fn check(root: &Value) -> Result<(), SchemaError> {
     if height(root) + nesting > MAX_NESTING {
         return Err(SchemaError(format!("it nests more than {MAX_NESTING} deep with its references followed")));
     }
-    Ok(())
+    Ok((shape, all))
 }
 
-struct Shape<'a> {
+/// The schema as a graph.
+pub(super) struct Shape<'a> {
     /// Places that references are relative to: the root and what has an `$id`.
     resources: Vec<&'a Value>,
     /// By `$anchor` or `$dynamicAnchor`. Names that occur twice lead to both.
@@ -68,7 +69,7 @@ impl<'a> Shape<'a> {
     }
 
     /// What a schema refers to: everything that it might mean, since too much is safe here and too little is not.
-    fn references(&self, schema: &'a Value) -> Result<Vec<&'a Value>, SchemaError> {
+    pub(super) fn references(&self, schema: &'a Value) -> Result<Vec<&'a Value>, SchemaError> {
         let mut found = Vec::new();
         for text in ["$ref", "$dynamicRef", "$recursiveRef"].iter().filter_map(|k| schema.get(*k)?.as_str()) {
             if text.starts_with(META) {
@@ -128,7 +129,8 @@ fn too_long() -> SchemaError {
     SchemaError(format!("a chain of more than {MAX_IN_PLACE} references and combinations applies to the same value"))
 }
 
-fn address(value: &Value) -> usize {
+/// Tells one subschema from another that reads the same.
+pub(super) fn address(value: &Value) -> usize {
     std::ptr::from_ref(value).addr()
 }
 
