@@ -1,3 +1,5 @@
 //! Temporary binary of one group of tests.
 
 mod hostile;
+mod observe;
+mod slow;

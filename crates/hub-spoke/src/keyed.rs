@@ -148,8 +148,9 @@ impl Execution {
 
     /// Waits for its end.
     pub(crate) async fn ended(&self) {
+        let mut outcome = self.outcome.subscribe();
         // The sender lives in self, so waiting can't fail.
-        let _ended = self.outcome.subscribe().wait_for(Option::is_some).await;
+        outcome.wait_for(Option::is_some).await.map(drop).ok();
     }
 
     /// Counts one who waits for the outcome.
