@@ -1,4 +1,6 @@
 //! Every promise and every face, over real sockets.
+#![expect(clippy::disallowed_methods, reason = "a test awaits the tasks that it spawns")]
+#![expect(clippy::print_stdout, reason = "what a test has measured is worth a line")]
 
 mod cli;
 mod crash;
@@ -6,10 +8,12 @@ mod examples;
 mod hidden;
 mod hostile;
 mod keyed;
+mod observe;
 mod process;
 mod resume;
 mod shutdown;
 mod size;
+mod slow;
 mod smoke;
 mod spokes;
 mod stalled;

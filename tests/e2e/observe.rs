@@ -28,7 +28,11 @@ const LOSSES: usize = 5;
 
 async fn echo(hub: &TestHub) -> Result<RunningSpoke> {
     let spoke = hub.spoke("echo").spoke_type("compute");
-    Ok(spoke.query("demo.echo", "Answers its input.", |_, v: Value| async { Ok::<_, CallError>(v) }).build()?.start().await?)
+    Ok(spoke
+        .query("demo.echo", "Answers its input.", |_, v: Value| async { Ok::<_, CallError>(v) })
+        .build()?
+        .start()
+        .await?)
 }
 
 /// Makes calls side by side on one connection.
@@ -73,11 +77,23 @@ impl Seen {
     }
 }
 
+/// Must hold 6. All three kinds of observers watch the same calls, each losing its connection five times.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_raw_observer_that_reconnects_five_times_has_every_event_once_in_order() -> Result<()> {
+async fn an_observer_that_reconnects_five_times_during_ten_thousand_calls_has_every_event_once_in_order() -> Result<()> {
     let hub = TestHub::start().await?;
     let spoke = echo(&hub).await?;
     let work = calls(&hub, CALLS).await?;
+    let (raw, sdk, source) = tokio::join!(raw_observer(&hub), sdk_observer(&hub), event_source(&hub));
+    raw.context("raw")?;
+    sdk.context("sdk")?;
+    source.context("event source")?;
+    work.await??;
+    spoke.stop().await?;
+    Ok(())
+}
+
+/// Resumes with `after` on new connections. Events that are on their way at a loss are lost with the connection.
+async fn raw_observer(hub: &TestHub) -> Result<()> {
     let (mut seen, mut connections) = (Seen::default(), 0);
     while !seen.is_all() {
         let mut peer = hub.raw().await?;
@@ -85,7 +101,6 @@ async fn a_raw_observer_that_reconnects_five_times_has_every_event_once_in_order
         let input = json!({"operationId": "demo.echo", "after": seen.last});
         peer.request("o", "calls.observe", input).await?;
         let mut events = 0;
-        // A sixth of all events on each connection but the last. Those that are on their way then are lost with it.
         while !seen.is_all() && (connections > LOSSES || events < 2 * CALLS / (LOSSES + 1)) {
             let event = peer.next_of("call.responded").await?["output"]["data"].take();
             let text = |member: &str| event[member].as_str().unwrap_or_default().to_owned();
@@ -93,9 +108,7 @@ async fn a_raw_observer_that_reconnects_five_times_has_every_event_once_in_order
             events += 1;
         }
     }
-    assert_eq!((seen.begun.len(), connections), (CALLS, LOSSES + 1));
-    work.await??;
-    spoke.stop().await?;
+    ensure!((seen.begun.len(), connections) == (CALLS, LOSSES + 1), "{} {connections}", seen.begun.len());
     Ok(())
 }
 
@@ -133,16 +146,12 @@ impl Proxy {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_sdks_observer_over_lost_connections_has_every_event_once_in_order() -> Result<()> {
-    let hub = TestHub::start().await?;
-    let spoke = echo(&hub).await?;
+/// The SDK resumes by itself.
+async fn sdk_observer(hub: &TestHub) -> Result<()> {
     let proxy = Proxy::start(hub.address()).await?;
     let observer = Client::connect(&format!("http://{}", proxy.address), hub.admin_key()).await?;
-    let params =
-        ObserveCalls { operation_id: Some("demo.echo".into()), after: Some(0), ..ObserveCalls::default() };
+    let params = ObserveCalls { operation_id: Some("demo.echo".into()), after: Some(0), ..ObserveCalls::default() };
     let mut events = observer.observe_calls(params);
-    let work = calls(&hub, CALLS).await?;
     let (mut seen, mut count, mut losses) = (Seen::default(), 0, 0);
     while !seen.is_all() {
         let next = tokio::time::timeout(Duration::from_secs(20), events.next()).await.context("no event in time")?;
@@ -154,9 +163,7 @@ async fn the_sdks_observer_over_lost_connections_has_every_event_once_in_order()
             losses += 1;
         }
     }
-    assert_eq!((seen.begun.len(), losses), (CALLS, LOSSES));
-    work.await??;
-    spoke.stop().await?;
+    ensure!((seen.begun.len(), losses) == (CALLS, LOSSES), "{} {losses}", seen.begun.len());
     Ok(())
 }
 
@@ -206,31 +213,27 @@ impl Sse {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_event_source_that_reconnects_five_times_has_every_event_once_in_order() -> Result<()> {
-    let hub = TestHub::start().await?;
-    let spoke = echo(&hub).await?;
-    let work = calls(&hub, CALLS).await?;
+/// Resumes with `Last-Event-ID`.
+async fn event_source(hub: &TestHub) -> Result<()> {
     let (mut seen, mut connections, mut last) = (Seen::default(), 0, "0".to_owned());
     while !seen.is_all() {
-        let mut source = Sse::open(&hub, "/api/events?topics=call:*", Some(&last)).await?;
+        let mut source = Sse::open(hub, "/api/events?topics=call:*", Some(&last)).await?;
         connections += 1;
         let mut events = 0;
         while !seen.is_all() && (connections > LOSSES || events < 2 * CALLS / (LOSSES + 1)) {
             let (id, event) = source.next().await?;
-            assert_eq!(id, event["seq"].to_string());
+            ensure!(id == event["seq"].to_string(), "{id} {event}");
             last = id;
-            // The spoke's own registration and heartbeats are calls, too.
+            // The observers' own calls are among the events, too.
             if event["payload"]["operationId"] == "demo.echo" {
                 let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-                seen.add(event["seq"].as_u64().context("seq")?, &text(&event["type"]), &text(&event["payload"]["callId"]))?;
+                let call = text(&event["payload"]["callId"]);
+                seen.add(event["seq"].as_u64().context("seq")?, &text(&event["type"]), &call)?;
             }
             events += 1;
         }
     }
-    assert_eq!((seen.begun.len(), connections), (CALLS, LOSSES + 1));
-    work.await??;
-    spoke.stop().await?;
+    ensure!((seen.begun.len(), connections) == (CALLS, LOSSES + 1), "{} {connections}", seen.begun.len());
     Ok(())
 }
 

@@ -183,6 +183,17 @@ async fn a_reader_that_stops_reading_its_stream_is_closed_with_1013_and_others_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_reads_gets_many_large_answers_at_once() -> Result<()> {
+    let hub = Hub::start(&[]).await?;
+    let client = hub.client().await?;
+    let calls = (0..300).map(|_| client.call_raw("demo.big", json!({})));
+    for answer in futures_util::future::join_all(calls).await {
+        assert_eq!(answer?.size(), BIG + 2);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slow_reader_gets_every_item_of_a_fast_stream_in_order() -> Result<()> {
     let hub = Hub::start(&[]).await?;
     let client = hub.client().await?;
@@ -212,10 +223,8 @@ async fn a_peer_that_answers_no_ping_is_dropped_after_two_intervals() -> Result<
     // Nobody polls it, so it answers no ping.
     let dead = hub.raw().await?;
     assert_eq!(hub.hub().status().await?.connections, 2);
-    eventually("the dead peer is dropped", || async {
-        Ok((hub.hub().status().await?.connections == 1).then_some(()))
-    })
-    .await?;
+    eventually("the dead peer is dropped", || async { Ok((hub.hub().status().await?.connections == 1).then_some(())) })
+        .await?;
     let took = connected.elapsed();
     assert!(took >= Duration::from_millis(400), "{took:?}");
     assert!(took < Duration::from_secs(3), "{took:?}");

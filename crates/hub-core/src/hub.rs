@@ -220,10 +220,7 @@ impl Hub {
     ///
     /// # Errors
     /// When the store or `keep` fails.
-    pub async fn admin_key<E: From<CoreError>>(
-        &self,
-        keep: impl FnOnce(&FirstKey) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub async fn admin_key<E: From<CoreError>>(&self, keep: impl FnOnce(&FirstKey) -> Result<(), E>) -> Result<(), E> {
         let now = Stamp::now();
         let row = AccountRow { id: AccountId::new(), name: "admin".into(), kind: "admin".into(), created_at: now };
         let account = self.store().accounts().ensure(row).await.map_err(CoreError::from)?;

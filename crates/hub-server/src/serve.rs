@@ -64,7 +64,9 @@ pub async fn run(config: Config) -> Result<bool> {
     match &server.admin_key {
         Some(path) => println!("made an admin key: {} (readable by you only)", path.display()),
         None if key.exists() => println!("admin key: {}", key.display()),
-        None => println!("no admin key in {}: stop the hub and run `hub-server admin-key` for a new one", key.display()),
+        None => {
+            println!("no admin key in {}: stop the hub and run `hub-server admin-key` for a new one", key.display())
+        }
     }
     println!("try:  curl -H \"Authorization: Bearer $(cat '{}')\" {}/api/operations", key.display(), server.url());
     requests.first().await;

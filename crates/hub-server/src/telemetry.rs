@@ -13,7 +13,10 @@ use crate::config::Config;
 pub fn init_logs(config: &Config) -> Result<()> {
     let filter =
         EnvFilter::try_new(&config.log).with_context(|| format!("log filter {:?} is malformed", config.log))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     let set = if config.log_json { builder.json().try_init() } else { builder.with_target(false).try_init() };
     set.map_err(|error| anyhow::anyhow!("logging is set up already: {error}"))
 }

@@ -9,9 +9,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use hub_core::{Hub, Principal, Session};
 use hub_operations::{Close, Outbox, OutboxReader};
-use hub_protocol::{
-    CallError, CallFailed, ErrorCode, Event, Fault, FaultCode, Violation, close, decode_head, encode,
-};
+use hub_protocol::{CallError, CallFailed, ErrorCode, Event, Fault, FaultCode, Violation, close, decode_head, encode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_tungstenite::WebSocketStream;
@@ -80,6 +78,9 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(io: S, hub: &Hub, p
         }
         ended
     };
+    if reason.as_ref().is_some_and(|c| c.code == close::SLOW_CONSUMER) {
+        metrics::counter!("hub_slow_consumers_total").increment(1);
+    }
     tracing::debug!(connection.id = %session.id(), close.code = reason.map(|c| c.code), "disconnected");
     session.end().await;
 }
@@ -156,7 +157,6 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
             Ok(Ok(())) => {}
             Ok(Err(_)) => return None,
             Err(_) => {
-                metrics::counter!("hub_slow_consumers_total").increment(1);
                 return Some(reply_close(close::SLOW_CONSUMER, "slow consumer"));
             }
         }
