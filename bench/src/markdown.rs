@@ -1,7 +1,5 @@
 //! The page for the repository.
 
-use std::fmt::Write as _;
-
 use crate::report::{Report, Section};
 use crate::table::{HEADS, cells};
 
@@ -12,7 +10,8 @@ Written by `cargo xtask bench --markdown docs/benchmarks.md`; do not edit. `carg
 on your machine, where only ratios of one run should be compared.
 
 The hub runs as the released binary in a process of its own, over loopback, with everything on: schema validation,
-rights, recording with `synchronous=FULL`. Beside it, in turns, run
+rights, recording with `synchronous=FULL`. One setting differs from the defaults: `--max-in-flight 4096`, so that 1,024
+calls over one connection do not meet that limit. Beside it, in turns, run
 
 - a **bare relay**: a WebSocket relay with the same four hops and the same shape (a reader and a coalescing writer per
   connection), which finds the receiver at a fixed place in the message and knows nothing else. It is the limit;
@@ -30,11 +29,9 @@ Aims: 2.0 of the relay, and 1.0 of NATS at 64 calls in flight.
 pub(crate) fn page(report: &Report) -> String {
     let machine = &report.machine;
     let mut out = String::from(INTRO);
-    // Writing to a String can't fail.
-    let _infallible = writeln!(
-        out,
-        "\nThis run: {} processors ({}), Linux {}, shared by clients, servers and whatever else ran (other builds may \
-         have); load\naverage {:.1} before, {:.1} after; {} turns each, medians shown{}.",
+    let run = format!(
+        "This run: {} processors ({}), Linux {}, shared by clients, servers and whatever else ran (other builds may \
+         have); load average {:.1} before, {:.1} after; {} turns each, medians shown{}.",
         machine.processors,
         machine.model,
         machine.kernel,
@@ -43,6 +40,7 @@ pub(crate) fn page(report: &Report) -> String {
         report.turns,
         if report.quick { "; a quick run with short windows" } else { "" },
     );
+    out.push_str(&format!("\n{}\n", wrapped(&run)));
     for part in &report.sections {
         section(&mut out, part);
     }

@@ -79,7 +79,8 @@ impl Seen {
 
 /// Must hold 6. All three kinds of observers watch the same calls, each losing its connection five times.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_observer_that_reconnects_five_times_during_ten_thousand_calls_has_every_event_once_in_order() -> Result<()> {
+async fn an_observer_that_reconnects_five_times_during_ten_thousand_calls_has_every_event_once_in_order() -> Result<()>
+{
     let hub = TestHub::start().await?;
     let spoke = echo(&hub).await?;
     let work = calls(&hub, CALLS).await?;
@@ -222,7 +223,8 @@ async fn event_source(hub: &TestHub) -> Result<()> {
         let mut events = 0;
         while !seen.is_all() && (connections > LOSSES || events < 2 * CALLS / (LOSSES + 1)) {
             let (id, event) = source.next().await?;
-            ensure!(id == event["seq"].to_string(), "{id} {event}");
+            let seq = event["seq"].to_string();
+            ensure!(*id == *seq, "{id} {event}");
             last = id;
             // The observers' own calls are among the events, too.
             if event["payload"]["operationId"] == "demo.echo" {

@@ -84,10 +84,10 @@ pub(crate) async fn serve(mut socket: Socket, subscriptions: &'static [&'static 
             false => ready(&mut socket)?,
         };
         while let Some(message) = next {
-            if let Some(text) = text_of(&message)? {
-                if let Some(answer) = streams.take(text, &wanted) {
-                    socket.feed(Message::text(answer)).await?;
-                }
+            if let Some(text) = text_of(&message)?
+                && let Some(answer) = streams.take(text, &wanted)
+            {
+                socket.feed(Message::text(answer)).await?;
             }
             next = ready(&mut socket)?;
         }

@@ -108,12 +108,12 @@ async fn a_stream_that_is_always_ready_does_not_delay_calls() {
 #[tokio::test]
 async fn all_streams_of_a_connection_share_one_bound() {
     let config = PeerConfig { held_bytes: 2_000_000, ..PeerConfig::default() };
-    let (peer, _, _tasks) = pair(config);
+    let (peer, made, tasks) = pair(config);
     let mut streams = Vec::new();
     for n in 4..10 {
         streams.push(open(&peer, &format!("large.{n}")).await);
     }
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    stands_still(&made, &tasks).await;
     let mut overloaded = 0;
     for pending in &mut streams {
         overloaded += u32::from(matches!(read(pending).await.1, End::Failed(e) if e.is(ErrorCode::Overloaded)));
@@ -122,4 +122,15 @@ async fn all_streams_of_a_connection_share_one_bound() {
     // What the streams held is given back with them.
     drop(streams);
     assert_eq!(read(&mut open(&peer, "large.3").await).await, (3, End::Completed));
+}
+
+/// Waits until the senders are done, paused or cut off: nothing is made any more for a while.
+async fn stands_still(made: &AtomicU64, tasks: &TaskTracker) {
+    let (mut before, mut calm) = (0, 0);
+    while calm < 5 && !tasks.is_empty() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let now = made.load(Ordering::Relaxed);
+        calm = if now == before && now > 0 { calm + 1 } else { 0 };
+        before = now;
+    }
 }

@@ -75,7 +75,10 @@ impl App {
             .method_not_allowed_fallback(wrong_method)
             .layer(middleware::from_fn_with_state(self.clone(), guard))
             .with_state(self.clone());
-        if self.config.base_path.is_empty() { routes } else { Router::new().nest(&self.config.base_path, routes) }
+        if self.config.base_path.is_empty() {
+            return routes;
+        }
+        Router::new().nest(&self.config.base_path, routes).fallback(not_found)
     }
 }
 

@@ -32,6 +32,9 @@ const FAULT_WINDOW: Duration = Duration::from_secs(60);
 /// How long the close handshake may take.
 const CLOSING: Duration = Duration::from_secs(1);
 
+/// How long it may take with a slow consumer, which has to read what was sent before to learn why it is closed.
+const CLOSING_SLOWLY: Duration = Duration::from_secs(5);
+
 type Sink<S> = SplitSink<WebSocketStream<S>, Message>;
 
 /// What reader and writer of one connection share.
@@ -73,14 +76,14 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(io: S, hub: &Hub, p
             ended = write(&shared, &mut sink, queued) => ended,
             ended = read(&shared, &mut stream, &outbox) => ended,
         };
-        if let Some(close) = &ended {
-            say_goodbye(&mut sink, &mut stream, close).await;
+        if let Some(how) = &ended {
+            if how.code == close::SLOW_CONSUMER {
+                metrics::counter!("hub_slow_consumers_total").increment(1);
+            }
+            say_goodbye(&mut sink, &mut stream, how).await;
         }
         ended
     };
-    if reason.as_ref().is_some_and(|c| c.code == close::SLOW_CONSUMER) {
-        metrics::counter!("hub_slow_consumers_total").increment(1);
-    }
     tracing::debug!(connection.id = %session.id(), close.code = reason.map(|c| c.code), "disconnected");
     session.end().await;
 }
@@ -175,7 +178,8 @@ async fn say_goodbye<S: AsyncRead + AsyncWrite + Unpin>(
         }
     };
     // A peer that does not answer has had its chance.
-    let _late = tokio::time::timeout(CLOSING, goodbye).await;
+    let longest = if close.code == close::SLOW_CONSUMER { CLOSING_SLOWLY } else { CLOSING };
+    let _late = tokio::time::timeout(longest, goodbye).await;
 }
 
 impl Shared {

@@ -1,6 +1,0 @@
-//! Temporary binary of one group of tests.
-
-mod crash;
-mod keyed;
-mod spokes;
-mod tree;
