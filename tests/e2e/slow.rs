@@ -125,13 +125,13 @@ impl Bystander {
         let (longest, items) = self.work.await??;
         println!("a bystander's longest call took {longest:?}; {items} items came");
         // What the hub controls is that nobody waits for the slow one, which would be the stall timeout or longer.
-        ensure!(longest < Duration::from_millis(900), "a call took {longest:?}");
+        ensure!(longest < Duration::from_millis(2_000), "a call took {longest:?}");
         ensure!(items > 0, "no item came");
         Ok(())
     }
 }
 
-const STALL: [&str; 4] = ["--stall-timeout-ms", "1000", "--outbound-buffer-bytes", "65536"];
+const STALL: [&str; 4] = ["--stall-timeout-ms", "3000", "--outbound-buffer-bytes", "65536"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_reads_no_answers_is_closed_with_1013_and_others_notice_nothing() -> Result<()> {

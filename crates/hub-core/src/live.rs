@@ -29,6 +29,8 @@ pub(crate) struct LiveCall {
     pub(crate) parent: Option<CallId>,
     pub(crate) request_id: String,
     pub(crate) definition: Arc<Definition>,
+    /// Whose output it gives, for the record: its own, or for `hub.call` that of what it calls; `None` if not known.
+    pub(crate) gives: Option<Arc<Definition>>,
     /// As it is recorded.
     pub(crate) input: Kept,
     pub(crate) idempotency_key: Option<String>,
@@ -78,6 +80,7 @@ pub(crate) struct NewCall {
     pub(crate) parent: Option<CallId>,
     pub(crate) request_id: String,
     pub(crate) definition: Arc<Definition>,
+    pub(crate) gives: Option<Arc<Definition>>,
     pub(crate) input: Kept,
     pub(crate) idempotency_key: Option<String>,
     pub(crate) caller: Arc<Identity>,
@@ -95,6 +98,7 @@ impl LiveCall {
             parent,
             request_id,
             definition,
+            gives,
             input,
             idempotency_key,
             caller,
@@ -109,6 +113,7 @@ impl LiveCall {
             parent,
             request_id,
             definition,
+            gives,
             input,
             idempotency_key,
             started_at: Stamp::now(),

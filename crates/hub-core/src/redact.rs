@@ -25,9 +25,31 @@ pub(crate) fn input(definition: &Definition, value: &Json) -> Kept {
     keep(value, |v| definition.input().redact(v))
 }
 
+/// Redacts the input of a call that names another operation and holds that one's input; of an operation that is not
+/// known nothing is known to be public.
+pub(crate) fn outer_input(inner: Option<&Definition>, value: &Json) -> Kept {
+    keep(value, |v| {
+        let Ok(mut parsed) = v.parse::<Value>() else { return Value::from(REDACTED).into() };
+        if let Some(input) = parsed.get_mut("input") {
+            let redacted = inner.and_then(|d| d.input().redact(&Json::from(input.take())).parse().ok());
+            *input = redacted.unwrap_or_else(|| REDACTED.into());
+        }
+        // Of no call it is in the record.
+        if let Some(metadata) = parsed.get_mut("metadata") {
+            *metadata = REDACTED.into();
+        }
+        parsed.into()
+    })
+}
+
 /// Redacts one response's `data` for the record.
-pub(crate) fn output(definition: &Definition, value: &Json) -> Kept {
-    keep(value, |v| definition.output().redact(v))
+pub(crate) fn output(definition: Option<&Definition>, value: &Json) -> Kept {
+    keep(value, |v| output_of(definition, v))
+}
+
+/// One response's `data` without what its schema marks; all of it when the schema is not known.
+pub(crate) fn output_of(definition: Option<&Definition>, value: &Json) -> Json {
+    definition.map_or_else(|| Value::from(REDACTED).into(), |d| d.output().redact(value))
 }
 
 fn keep(value: &Json, by_schema: impl FnOnce(&Json) -> Json) -> Kept {

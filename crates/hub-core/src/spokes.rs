@@ -13,7 +13,7 @@ use crate::directory::{Offer, SpokeConnection, SpokeFacts};
 use crate::error::chain;
 use crate::hub::Hub;
 use crate::session::Session;
-use crate::{CoreError, ops};
+use crate::{CoreError, ops, redact};
 
 /// Operations that one spoke may offer.
 const MAX_OPERATIONS: usize = 2_000;
@@ -161,10 +161,10 @@ impl Hub {
             hub_id: self.id(),
             connected: true,
             draining: false,
-            version: params.version.clone(),
-            project_id: params.project_id.clone(),
-            host_info: params.host_info.as_ref().map(crate::redact::keys_in_json),
-            labels: params.labels.as_ref().and_then(|l| Json::from_serialize(l).ok()),
+            version: params.version.as_deref().map(|v| redact::keys_in_text(v).into_owned()),
+            project_id: params.project_id.as_deref().map(|p| redact::keys_in_text(p).into_owned()),
+            host_info: params.host_info.as_ref().map(redact::keys_in_json),
+            labels: params.labels.as_ref().and_then(|l| Json::from_serialize(l).ok()).map(|l| redact::keys_in_json(&l)),
             load: None,
             agents: None,
             exposure: if pooled { "pooled" } else { "qualified" }.to_owned(),

@@ -259,7 +259,9 @@ mod tests {
 
     fn config(flags: &[&str], env: &[(&str, &str)], dotenv: &str, toml: &str) -> Result<Config, ConfigError> {
         let matches = command().try_get_matches_from([&["hub-server"], flags].concat()).unwrap();
-        let env: Vec<(String, String)> = env.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        // A home on every platform, as every process has one.
+        let home = [("HOME", "/home/somebody"), ("APPDATA", "/home/somebody")];
+        let env: Vec<(String, String)> = env.iter().chain(&home).map(|(k, v)| ((*k).into(), (*v).into())).collect();
         let lookup = move |name: &str| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
         Config::from_layers(&Layered::build(&matches, &lookup, dotenv, Some(("hub.toml".into(), toml.into())))?)
     }

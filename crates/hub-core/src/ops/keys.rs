@@ -10,7 +10,7 @@ use crate::ctx::Ctx;
 use crate::hub::{FirstKey, Hub};
 use crate::key::NewKey;
 use crate::ops::audit;
-use crate::{CoreError, Principal};
+use crate::{CoreError, Principal, redact};
 
 /// How long a rotated key goes on working unless told otherwise, in milliseconds.
 const OVERLAP_MS: u64 = 24 * 3600 * 1000;
@@ -43,7 +43,8 @@ async fn create(ctx: Ctx, params: CreateKey) -> Result<CreatedKey, CallError> {
     let account = account(&ctx, params.account.as_deref()).await?;
     let key = NewKey::generate()?;
     let row = KeyRow {
-        name: params.name,
+        // Whoever names a key after another's text must not leave it in lists and events.
+        name: redact::keys_in_text(&params.name).into_owned(),
         scopes: params.scopes,
         resources: params.resources,
         expires_at: params.expires_at.map(Stamp::from_millis),
@@ -161,7 +162,7 @@ async fn account(ctx: &Ctx, name: Option<&str>) -> Result<AccountRow, CoreError>
         (Some(name), _) => {
             let row = AccountRow {
                 id: AccountId::new(),
-                name: name.to_owned(),
+                name: redact::keys_in_text(name).into_owned(),
                 kind: "service".into(),
                 created_at: Stamp::now(),
             };

@@ -1,6 +1,8 @@
 use std::sync::Arc;
 
 use hub_operations::{Definition, TableError};
+use hub_protocol::ops::Operation;
+use hub_protocol::ops::hub::CallOperation;
 use hub_protocol::{CallError, CallId, CallRequested, ErrorCode, Identity, Json, OnDisconnect, OperationType};
 use semver::VersionReq;
 
@@ -70,15 +72,17 @@ impl Hub {
         let mut identity = Identity::clone(&caller.identity);
         identity.chain = parent.as_ref().map(|p| p.caller.chain.clone()).unwrap_or_default();
         identity.chain.push(identity.id.clone());
+        let (input, gives) = self.as_recorded(&definition, &request, &caller.identity);
         let live = Arc::new(LiveCall::new(NewCall {
             id,
             root: place.0,
             depth: place.1,
             parent: parent.as_ref().map(|p| p.id),
             request_id: redact::keys_in_text(&request.request_id).into_owned(),
-            input: redact::input(&definition, &request.input),
+            input,
             idempotency_key: request.idempotency_key.as_deref().map(|k| redact::keys_in_text(k).into_owned()),
             definition,
+            gives,
             caller: Arc::new(identity),
             deadline: deadline_of(kind, request.deadline, parent.as_deref()),
             budget: smaller(request.budget, parent.as_ref().and_then(|p| p.budget)),
@@ -97,6 +101,36 @@ impl Hub {
         });
         let terms = Terms { leash, on_disconnect, idle_ms: request.idle_timeout };
         Ok(Run::new(self.clone(), live, caller, request, target, terms))
+    }
+
+    /// The input as it may be recorded, and by whose schema the output is redacted.
+    fn as_recorded(
+        &self,
+        definition: &Arc<Definition>,
+        request: &CallRequested,
+        caller: &Identity,
+    ) -> (redact::Kept, Option<Arc<Definition>>) {
+        if definition.id() != CallOperation::ID {
+            return (redact::input(definition, &request.input), Some(Arc::clone(definition)));
+        }
+        // What is passed on is as secret as the operation that it is passed to says.
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Named {
+            operation_id: String,
+            version: Option<String>,
+        }
+        let inner = request.input.parse::<Named>().ok().and_then(|named| {
+            let plain = named.operation_id.split('@').next().unwrap_or_default().to_owned();
+            let inner = CallRequested {
+                version: named.version,
+                ..CallRequested::new(String::new(), named.operation_id, Json::null())
+            };
+            let found = self.find(&inner, caller).ok().map(|target| Arc::clone(target.definition()));
+            found.or_else(|| self.directory().show(&plain))
+        });
+        let inner = inner.filter(|d| d.id() != CallOperation::ID);
+        (redact::outer_input(inner.as_deref(), &request.input), inner)
     }
 
     /// Binds a keyed call to its one execution.

@@ -1,5 +1,6 @@
 //! Idempotency: `(principal, operation, key)` names one execution for 24 hours (protocol §4).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use hub_protocol::{CallError, ErrorCode, Json, OperationType, ResponseEnvelope};
@@ -61,6 +62,7 @@ impl Run {
         if self.kind() == OperationType::Subscription {
             return Err(CallError::new(ErrorCode::ValidationError, "a subscription takes no idempotency key"));
         }
+        let key = stored_key(key);
         let input_hash = hash_of(&self.request().input);
         for _ in 0..TRIES {
             let now = Stamp::now();
@@ -146,7 +148,7 @@ impl Run {
     /// Secrets of a first answer are not given again: they were never stored.
     fn redacted_envelope(&self, envelope: &Json) -> Json {
         let Ok(data) = ResponseEnvelope::data_of(envelope) else { return Json::null() };
-        let redacted = self.live().definition.output().redact(&data);
+        let redacted = crate::redact::output_of(self.live().gives.as_deref(), &data);
         let text = if redacted == data {
             envelope.clone()
         } else {
@@ -161,6 +163,14 @@ impl Run {
 
 fn unreadable() -> CallError {
     CallError::new(ErrorCode::ExecutionError, "the stored result is not readable")
+}
+
+/// A key of the hub that somebody uses for this must not stay in the store.
+fn stored_key(key: String) -> String {
+    match crate::redact::keys_in_text(&key) {
+        Cow::Borrowed(_) => key,
+        Cow::Owned(_) => format!("sha256:{}", crate::redact::hex(&Sha256::digest(key.as_bytes()))),
+    }
 }
 
 /// The same value in another spelling (spaces, member order) has the same hash.

@@ -291,7 +291,7 @@ impl Run {
         self.items += 1;
         self.check_output(&data);
         if self.kind() != OperationType::Subscription {
-            let kept = redact::output(&self.live.definition, &data);
+            let kept = redact::output(self.live.gives.as_deref(), &data);
             self.finish(Ok((envelope.clone(), kept)), AbortOutcome::AlreadyFinished).await;
             return Some(Ok(envelope));
         }
@@ -309,7 +309,7 @@ impl Run {
         if !self.recording.is_on() || number > RECORDED_ITEMS {
             return;
         }
-        self.last = redact::output(&self.live.definition, data);
+        self.last = redact::output(self.live.gives.as_deref(), data);
         let event = self.live.event(CallEventKind::Responded, Some((number, self.last.text.clone())), None);
         if self.hub.recorder().write(Change::Item(event)).await.is_err() {
             tracing::warn!("a stream's item was not recorded: the hub is closing");
