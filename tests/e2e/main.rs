@@ -20,4 +20,3 @@ mod smoke;
 mod spokes;
 mod stalled;
 mod tree;
-mod unread;

@@ -37,6 +37,7 @@ impl Hub {
         let spoke = Spoke::builder(&process.url(), &key, "source")
             .spoke_type("compute")
             .query("demo.big", "A large answer.", |_, _: Value| async { Ok::<_, CallError>("x".repeat(BIG)) })
+            .query("demo.small", "A short answer.", |_, _: Value| async { Ok::<_, CallError>("x") })
             .stream("demo.flood", "Never ends.", |_, _: Value| async {
                 Ok::<_, CallError>(stream::repeat_with(|| Ok::<_, CallError>("x".repeat(BIG))))
             })
@@ -139,9 +140,17 @@ async fn a_caller_that_reads_no_answers_is_closed_with_1013_and_others_notice_no
     let bystander = Bystander::start(&hub).await?;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let memory = hub.memory()?;
+    let same = hub.client().await?;
+    let others_of_the_spoke = tokio::spawn(async move {
+        for _ in 0..50 {
+            same.call_raw("demo.small", json!({})).await?;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        anyhow::Ok(())
+    });
     let mut deaf = hub.raw().await?;
-    // 40 MB of answers that it never reads: more than the buffers of both kernels.
-    for i in 0..400 {
+    // 100 MB of answers that it never reads: more than the buffers of both kernels and all that may wait anywhere.
+    for i in 0..1_000 {
         if deaf.request(&i.to_string(), "demo.big", json!({})).await.is_err() {
             break;
         }
@@ -153,6 +162,7 @@ async fn a_caller_that_reads_no_answers_is_closed_with_1013_and_others_notice_no
     println!("+{grown} KiB, {closed:?}");
     assert_eq!((closed.code, closed.reason.as_str()), (1013, "slow consumer"));
     assert!(grown < 48 * 1024, "{grown} KiB more");
+    others_of_the_spoke.await?.context("a call of the same spoke")?;
     bystander.has_noticed_nothing().await
 }
 

@@ -40,7 +40,7 @@ pub use call_table::{CallTable, Limits, Reached, TableError};
 pub use definition::{Definition, DefinitionError};
 pub use peer::{
     AbortSignal, Answer, Close, End, Incoming, Items, Outbox, OutboxReader, Peer, PeerConfig, Pending, Responder,
-    Stalled,
+    Unsent,
 };
 pub use registry::{Entry, Registry, RegistryBuilder, RegistryError, Reply};
 pub use schema::{REDACTED, Schema, SchemaError};

@@ -23,7 +23,7 @@ use hub_protocol::{
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use outbox::{Close, Outbox, OutboxReader, Stalled};
+pub use outbox::{Close, Outbox, OutboxReader, Unsent};
 pub use pending::{End, Pending};
 pub use serve::AbortSignal;
 
@@ -216,7 +216,7 @@ impl Peer {
     ///
     /// # Errors
     /// `SPOKE_DISCONNECTED` when the connection is lost, `CONFLICT` when the request id is in flight,
-    /// `PAYLOAD_TOO_LARGE` when the other side would not take the message.
+    /// `PAYLOAD_TOO_LARGE` when the other side would not take the message, `OVERLOADED` when too much waits to be sent.
     pub async fn start(&self, request: &CallRequested, one: bool) -> Result<Pending, CallError> {
         let frame = encode_request(request, IdStyle::Empty);
         self.check_size(&frame)?;
@@ -232,10 +232,14 @@ impl Peer {
             maps.pending.insert(request.request_id.clone(), Arc::clone(&slot));
         }
         let pending = Pending::new(slot, self.clone());
-        if self.inner.outbox.send(frame).await.is_err() {
-            return Err(lost().with_retryable(true));
+        match self.inner.outbox.send(frame).await {
+            Ok(()) => Ok(pending),
+            Err(Unsent::Closed) => Err(lost().with_retryable(true)),
+            Err(full @ Unsent::Full) => {
+                self.forget(&request.request_id);
+                Err(overfull(full))
+            }
         }
-        Ok(pending)
     }
 
     /// A message that the other side would refuse costs its call, not the connection and all calls on it.
@@ -319,6 +323,12 @@ impl Inner {
 /// The error of a call whose connection was lost.
 fn lost() -> CallError {
     CallError::new(ErrorCode::SpokeDisconnected, "the connection was lost")
+}
+
+/// The error of a call whose message found too many before it.
+fn overfull(full: Unsent) -> CallError {
+    CallError::new(ErrorCode::Overloaded, full.to_string())
+        .with_details(&serde_json::json!({ "of": "outboundBytes", "retryAfterMs": 1_000 }))
 }
 
 fn abort_frame(request_id: &str, reason: Option<String>, receipts: Option<Vec<Receipt>>, style: IdStyle) -> Bytes {

@@ -10,7 +10,8 @@ use hub_operations::{Answer, End, Incoming, Outbox, OutboxReader, Peer, PeerConf
 use hub_protocol::{CallError, CallRequested, ErrorCode, Event, Fault, Json};
 use tokio_util::task::TaskTracker;
 
-/// Answers `items.N` with N small items, `large.N` with N items of 500 kB, and everything else with one.
+/// Answers `items.N` with N small items, `large.N` with N items of 500 kB, `big.x` with 100 kB, and everything else with
+/// null.
 #[derive(Default)]
 struct Streams {
     made: Arc<AtomicU64>,
@@ -24,6 +25,7 @@ impl Responder for Streams {
             let text: Json = match kind {
                 "items" => Json::from_text(r#"{"data":"a line","meta":{"source":"local"}}"#).unwrap(),
                 "large" => serde_json::Value::from("x".repeat(500_000)).into(),
+                "big" => return Ok(Answer::One(serde_json::Value::from("x".repeat(100_000)).into())),
                 _ => return Ok(Answer::One(Json::null())),
             };
             let items = stream::iter(0..count.parse::<u64>().unwrap()).map(move |_| {
@@ -133,4 +135,25 @@ async fn stands_still(made: &AtomicU64, tasks: &TaskTracker) {
         calm = if now == before && now > 0 { calm + 1 } else { 0 };
         before = now;
     }
+}
+
+#[tokio::test]
+async fn answers_that_find_no_room_fail_their_own_calls_and_the_connection_goes_on() {
+    let (peer, _, _tasks) = pair(PeerConfig::default());
+    // 100 MB of answers are ready before the first is written: more than may wait.
+    let mut calls = Vec::new();
+    for n in 0..1_000 {
+        calls.push(peer.start(&CallRequested::new(format!("c{n}"), "big.x", Json::null()), true).await.unwrap());
+    }
+    let (mut answered, mut refused) = (0, 0);
+    for call in &mut calls {
+        match tokio::time::timeout(Duration::from_secs(20), call.next()).await.unwrap() {
+            Ok(_) => answered += 1,
+            Err(End::Failed(e)) if e.is(ErrorCode::Overloaded) && e.retryable => refused += 1,
+            Err(end) => panic!("{end:?}"),
+        }
+    }
+    assert!(answered > 500 && refused > 0, "{answered} answered, {refused} refused");
+    let after = CallRequested::new("after", "one.x", Json::null());
+    assert!(peer.start(&after, true).await.unwrap().next().await.is_ok());
 }

@@ -18,28 +18,40 @@ pub struct Close {
     pub flush: bool,
 }
 
-/// The connection is closed or its peer does not read.
+/// Why a message was not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the connection takes no more messages")]
-pub struct Stalled;
+pub enum Unsent {
+    /// The connection is closed or its peer does not read.
+    #[error("the connection takes no more messages")]
+    Closed,
+    /// Too many bytes wait for room already. The connection goes on: its peer reads, only not as fast as all senders
+    /// together would like.
+    #[error("too much waits to be sent on this connection")]
+    Full,
+}
 
 /// How many times the limit may be waiting for room while nothing is written. A burst of large answers to a peer that
 /// reads is not slowness, so time counts, too.
 const WAITING: usize = 8;
 
-/// How long nothing may be written while that much waits.
+/// How long one batch may be on its way while that much waits.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many times the limit may be waiting in any case.
+/// How many times the limit may be waiting in any case. What is more is refused to its sender, since the peer may well
+/// read: closing would cost everybody else's calls on the connection.
 const MOST_WAITING: usize = 64;
+
+/// Messages up to this many bytes may always wait: the refusal of a large one has to get through.
+const SMALL: usize = 1024;
 
 /// Part of the queue that items of streams may fill.
 const STREAMS: usize = 8;
 
 /// Messages to be written, bounded in bytes. Clones share it.
 ///
-/// Senders wait while more than `limit` bytes are queued. If so many wait that memory is at stake, the connection is
-/// closed with 1013. A peer that reads nothing at all is found by the writer, whose writes then stall.
+/// Senders wait while more than `limit` bytes are queued. If much waits and nothing at all was written for a while, the
+/// connection is closed with 1013; if so much waits that memory is at stake, large messages are refused. A peer that
+/// reads nothing at all is found by the writer, too, whose writes then stall.
 #[derive(Clone)]
 pub struct Outbox {
     shared: Arc<Shared>,
@@ -61,8 +73,8 @@ struct State {
     bytes: usize,
     /// Of senders that wait for room.
     waiting: usize,
-    /// When the writer last came back for more.
-    written_at: Option<Instant>,
+    /// Since when the writer has been writing one batch.
+    writing_since: Option<Instant>,
     close: Option<Close>,
     reader_gone: bool,
 }
@@ -84,8 +96,8 @@ impl Outbox {
     /// Queues a message, waiting for room.
     ///
     /// # Errors
-    /// When the connection is closed, also while waiting.
-    pub async fn send(&self, frame: Bytes) -> Result<(), Stalled> {
+    /// When the connection is closed, also while waiting, or too much waits already.
+    pub async fn send(&self, frame: Bytes) -> Result<(), Unsent> {
         self.send_below(frame, self.shared.limit).await
     }
 
@@ -93,16 +105,16 @@ impl Outbox {
     /// delay calls nor have much on its way when their reader pauses them.
     ///
     /// # Errors
-    /// When the connection is closed, also while waiting.
-    pub async fn send_item(&self, frame: Bytes) -> Result<(), Stalled> {
+    /// As [`Outbox::send`].
+    pub async fn send_item(&self, frame: Bytes) -> Result<(), Unsent> {
         self.send_below(frame, self.shared.limit / STREAMS).await
     }
 
-    async fn send_below(&self, frame: Bytes, limit: usize) -> Result<(), Stalled> {
+    async fn send_below(&self, frame: Bytes, limit: usize) -> Result<(), Unsent> {
         if self.try_send(&frame, limit)? {
             return Ok(());
         }
-        let waiting = Waiting::new(&self.shared, frame.len());
+        let waiting = Waiting::new(&self.shared, frame.len())?;
         loop {
             let room = self.shared.room.notified();
             tokio::pin!(room);
@@ -116,10 +128,10 @@ impl Outbox {
         }
     }
 
-    fn try_send(&self, frame: &Bytes, limit: usize) -> Result<bool, Stalled> {
+    fn try_send(&self, frame: &Bytes, limit: usize) -> Result<bool, Unsent> {
         let mut state = self.shared.lock();
         if state.close.is_some() || state.reader_gone {
-            return Err(Stalled);
+            return Err(Unsent::Closed);
         }
         if state.bytes >= limit.max(1) {
             return Ok(false);
@@ -207,9 +219,7 @@ impl OutboxReader {
     fn take(&mut self, batch: &mut Vec<Bytes>, max: usize) -> Option<Option<Close>> {
         let mut state = self.shared.lock();
         let before = state.bytes;
-        if self.taken > 0 || state.written_at.is_none() {
-            state.written_at = Some(Instant::now());
-        }
+        state.writing_since = None;
         state.bytes -= std::mem::take(&mut self.taken);
         let limit = self.shared.limit;
         if [limit, (limit / STREAMS).max(1)].iter().any(|mark| before >= *mark && state.bytes < *mark) {
@@ -224,7 +234,11 @@ impl OutboxReader {
             self.taken += frame.len();
             batch.push(frame);
         }
-        (!batch.is_empty()).then_some(None)
+        if batch.is_empty() {
+            return None;
+        }
+        state.writing_since = Some(Instant::now());
+        Some(None)
     }
 }
 
@@ -255,18 +269,21 @@ struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    fn new(shared: &'a Shared, bytes: usize) -> Self {
+    fn new(shared: &'a Shared, bytes: usize) -> Result<Self, Unsent> {
         let mut state = shared.lock();
-        state.waiting += bytes;
-        let stuck = state.written_at.is_some_and(|at| at.elapsed() > PATIENCE);
-        let most = if stuck { WAITING } else { MOST_WAITING };
-        if state.waiting > most * shared.limit && state.close.is_none() {
+        let waiting = state.waiting + bytes;
+        let stuck = state.writing_since.is_some_and(|since| since.elapsed() > PATIENCE);
+        if stuck && waiting > WAITING * shared.limit && state.close.is_none() {
             state.close = Some(slow());
             shared.room.notify_waiters();
             shared.filled.notify_one();
         }
+        if bytes > SMALL && waiting > MOST_WAITING * shared.limit {
+            return Err(Unsent::Full);
+        }
+        state.waiting = waiting;
         drop(state);
-        Self { shared, bytes }
+        Ok(Self { shared, bytes })
     }
 }
 

@@ -8,7 +8,7 @@ use hub_protocol::{CallCompleted, CallError, CallRequested, CallResponded, Error
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, Incoming, Items, Peer, abort_frame, error_frame};
+use super::{Answer, Incoming, Items, Peer, Unsent, abort_frame, error_frame, overfull};
 
 /// A call that this side serves.
 pub(super) struct Serving {
@@ -130,13 +130,20 @@ impl Peer {
             // Out of the map before the last message: the caller may use the id again once it has that.
             peer.lock().serving.remove(&id);
             if let Some(frame) = last {
-                // A connection that is closed needs no answer.
-                let _closed = peer.inner.outbox.send(frame).await;
+                peer.send_last(frame, &id, style).await;
             }
             // Counted until the last message is queued: whoever closes the connection once nothing is served must
             // not lose it.
             peer.inner.serving.fetch_sub(1, Ordering::Release);
         });
+    }
+
+    /// Sends what ends a call. An answer that finds no room ends it as an error instead, and only it.
+    async fn send_last(&self, frame: Bytes, id: &str, style: IdStyle) {
+        if let Err(full @ Unsent::Full) = self.inner.outbox.send(frame).await {
+            // A connection that is closed needs no answer.
+            let _closed = self.inner.outbox.send(error_frame(id, overfull(full), style)).await;
+        }
     }
 
     /// Runs the responder and streams; answers the last message, which ends the call.
@@ -195,9 +202,11 @@ impl Peer {
             tokio::task::coop::consume_budget().await;
             tokio::select! {
                 biased;
-                sent = self.inner.outbox.send_item(frame) => if sent.is_err() {
+                sent = self.inner.outbox.send_item(frame) => match sent {
+                    Ok(()) => {}
                     // Dropping the stream tells its owner, who may keep it for later readers.
-                    return Ok(());
+                    Err(Unsent::Closed) => return Ok(()),
+                    Err(full @ Unsent::Full) => return Err(overfull(full)),
                 },
                 () = items.over(), if !over => over = true,
             }
