@@ -1,11 +1,11 @@
-mod secrets;
+mod graph;
 mod shape;
 
 use hub_protocol::{Json, Violation};
 use jsonschema::{Draft, PatternOptions, Validator};
 use serde_json::Value;
 
-use secrets::Secrets;
+use graph::Graph;
 
 /// What stands in the place of a secret.
 pub const REDACTED: &str = "[redacted]";
@@ -18,7 +18,8 @@ const MAX_VIOLATIONS: usize = 32;
 pub struct Schema {
     /// `None` when everything fits, so that nothing need be parsed.
     validator: Option<Validator>,
-    secrets: Option<Secrets>,
+    /// `None` when it need not be followed.
+    graph: Option<Graph>,
 }
 
 /// A schema that does not compile.
@@ -34,7 +35,7 @@ impl Schema {
     pub fn compile(schema: &Value) -> Result<Self, SchemaError> {
         let anything = schema.as_bool() == Some(true) || schema.as_object().is_some_and(serde_json::Map::is_empty);
         if anything {
-            return Ok(Self { validator: None, secrets: None });
+            return Ok(Self { validator: None, graph: None });
         }
         let (shape, parts) = shape::check(schema)?;
         let validator = jsonschema::options()
@@ -43,7 +44,7 @@ impl Schema {
             .with_pattern_options(PatternOptions::regex())
             .build(schema)
             .map_err(|e| SchemaError(e.masked().to_string()))?;
-        Ok(Self { validator: Some(validator), secrets: Secrets::find(&shape, schema, &parts) })
+        Ok(Self { validator: Some(validator), graph: Graph::of(&shape, schema, &parts) })
     }
 
     /// Whether every value fits and nothing is secret.
@@ -61,6 +62,9 @@ impl Schema {
             return Ok(());
         };
         let value: Value = parse(input)?;
+        if self.graph.as_ref().is_some_and(|graph| graph.is_explosive(&value, input.size())) {
+            return Err(vec![Violation { path: String::new(), message: "nests too deep for this schema".to_owned() }]);
+        }
         if validator.is_valid(&value) {
             return Ok(());
         }
@@ -74,7 +78,7 @@ impl Schema {
     /// The value with every member that the schema marks `writeOnly` or `x-secret` replaced.
     #[must_use]
     pub fn redact(&self, value: &Json) -> Json {
-        let Some(secrets) = &self.secrets else {
+        let Some(secrets) = self.graph.as_ref().filter(|graph| graph.has_secrets()) else {
             return value.clone();
         };
         let Ok(mut parsed) = value.parse::<Value>() else {
@@ -168,6 +172,51 @@ mod tests {
         let tree = compiled(json!({"properties": {"c": {"items": {"$ref": "#"}}, "s": {"writeOnly": true}}}));
         let deep = (0..40).fold(json!({"s": "canary"}), |below, _| json!({"c": [below]}));
         assert!(!tree.redact(&deep.into()).as_str().contains("canary"));
+    }
+
+    #[test]
+    fn a_schema_that_recurs_in_several_ways_is_not_followed_for_ever() {
+        let next = json!({"properties": {"c": {"$ref": "#"}}});
+        let cell = json!({"items": {"$ref": "#"}});
+        for (schema, open, close) in [
+            (json!({"anyOf": [next, next, {"type": "string"}], "required": ["never"]}), "{\"c\":", "}"),
+            (json!({"allOf": [next, next]}), "{\"c\":", "}"),
+            (json!({"oneOf": [cell, cell, cell]}), "[", "]"),
+            (json!({"items": {"$ref": "#"}, "contains": {"$ref": "#"}}), "[", "]"),
+            (
+                json!({"properties": {"c": {"$ref": "#"}}, "patternProperties": {"c": {"$ref": "#"}}, "not": false}),
+                "{\"c\":",
+                "}",
+            ),
+        ] {
+            let compiled = compiled(schema.clone());
+            let deep = |n: usize| Json::from_text(open.repeat(n) + "1" + &close.repeat(n)).unwrap();
+            let started = std::time::Instant::now();
+            let violations = compiled.check(&deep(100)).unwrap_err();
+            assert_eq!(violations[0].message, "nests too deep for this schema", "{schema}");
+            assert!(started.elapsed().as_secs() < 5, "{schema}");
+            let shallow = compiled.check(&deep(6)).err().unwrap_or_default();
+            assert!(shallow.iter().all(|v| !v.message.contains("too deep")), "{schema}: {shallow:?}");
+        }
+    }
+
+    #[test]
+    fn a_tuple_of_tuples_is_no_recursion_in_several_ways() {
+        let tuple = compiled(json!({"anyOf": [{"type": "integer"}, {"prefixItems": [{"$ref": "#"}, {"$ref": "#"}]}]}));
+        let deep = (0..15).fold(json!(1), |below, _| json!([below, 2]));
+        tuple.check(&deep.into()).unwrap();
+    }
+
+    #[test]
+    fn a_schema_that_recurs_in_one_way_takes_deep_values() {
+        let list =
+            compiled(json!({"anyOf": [{"type": "null"}, {"type": "object", "properties": {"n": {"$ref": "#"}}}]}));
+        let deep = "{\"n\":".repeat(120) + "null" + &"}".repeat(120);
+        list.check(&Json::from_text(deep).unwrap()).unwrap();
+        let wide: Vec<Value> = (0..300_000).map(|n| json!({"n": n})).collect();
+        let rows =
+            compiled(json!({"items": {"anyOf": [{"type": "null"}, {"properties": {"n": {"type": "integer"}}}]}}));
+        rows.check(&Json::from(Value::from(wide))).unwrap();
     }
 
     #[test]

@@ -93,6 +93,11 @@ impl<'a> Shape<'a> {
         Ok(found)
     }
 
+    /// The most schemas that apply to one place of a value.
+    pub(super) fn growth(&self) -> usize {
+        self.known.values().map(|(_, work)| *work).max().unwrap_or(1)
+    }
+
     /// The longest chain and the number of schemas that this one applies to the same place of a value.
     fn measure(&mut self, schema: &'a Value, level: usize) -> Result<(usize, usize), SchemaError> {
         if let Some(known) = self.known.get(&address(schema)) {
@@ -161,7 +166,7 @@ fn decoded(text: &str) -> String {
 }
 
 /// How deep a value nests. The parser that made it bounds the recursion.
-fn height(value: &Value) -> usize {
+pub(super) fn height(value: &Value) -> usize {
     let below = match value {
         Value::Object(members) => members.values().map(height).max(),
         Value::Array(items) => items.iter().map(height).max(),

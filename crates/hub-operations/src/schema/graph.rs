@@ -1,19 +1,26 @@
-//! Which parts of a value its schema marks as secret.
+//! Follows a schema along a value: which parts it marks as secret, and how often it looks at them all.
 
 use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
 use super::REDACTED;
-use super::shape::{Shape, address};
+use super::shape::{Shape, address, height};
 
-/// A schema with secrets, as far as it tells where they are. Followed along with a value, so that recursion has no
-/// end of its own: a place that is reached is redacted however it is reached.
+/// A schema's parts and how they lead to each other. Followed along with a value, so that recursion has no end of its
+/// own: a place that is reached is redacted however it is reached.
 #[derive(Debug)]
-pub(super) struct Secrets {
+pub(super) struct Graph {
     nodes: Vec<Node>,
     root: usize,
+    secrets: bool,
+    /// At most so many times the looks at a value are looks at one of its parts.
+    growth: usize,
 }
+
+/// How often all parts of one value may be looked at in all. Schemas that recur in several ways multiply with each
+/// level of the value, so that a few hundred bytes could keep a processor busy for years.
+pub(super) const MAX_LOOKS: usize = 1_000_000;
 
 /// One subschema; others are named by their number.
 #[derive(Debug, Default)]
@@ -27,15 +34,17 @@ struct Node {
     others: Vec<usize>,
     /// Apply to any member.
     any_member: Vec<usize>,
+    /// Apply to the first items, one each.
+    first: Vec<usize>,
+    /// Apply to any item.
     items: Vec<usize>,
 }
 
-impl Secrets {
-    /// `None` when nothing is marked.
-    pub(super) fn find(shape: &Shape<'_>, root: &Value, all: &[&Value]) -> Option<Self> {
-        if !all.iter().any(|schema| is_secret(schema)) {
-            return None;
-        }
+impl Graph {
+    /// `None` when nothing is secret and nothing grows with the value's nesting.
+    pub(super) fn of(shape: &Shape<'_>, root: &Value, all: &[&Value]) -> Option<Self> {
+        let secrets = all.iter().any(|schema| is_secret(schema));
+
         let numbers: HashMap<usize, usize> = all.iter().enumerate().map(|(i, v)| (address(v), i)).collect();
         let number = |value: &Value| numbers.get(&address(value)).copied();
         let node = |schema: &&Value| {
@@ -55,18 +64,60 @@ impl Secrets {
             // References were checked with the shape.
             same.extend(shape.references(schema).into_iter().flatten().filter_map(number));
             let properties = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
-            let mut items = objects(&["items", "additionalItems", "unevaluatedItems", "contains"]);
-            items.extend(lists(&["items", "prefixItems"]));
             Node {
                 secret: is_secret(schema),
                 same,
                 members: properties.map(|(name, part)| (name.clone(), number(part))).collect(),
                 others: objects(&["additionalProperties", "unevaluatedProperties"]),
                 any_member: maps(&["patternProperties"]),
-                items,
+                first: lists(&["prefixItems"]),
+                items: objects(&["items", "additionalItems", "unevaluatedItems", "contains"]),
             }
         };
-        Some(Self { nodes: all.iter().map(node).collect(), root: number(root)? })
+        let nodes: Vec<Node> = all.iter().map(node).collect();
+        let growth = shape.growth() * nodes.iter().map(Node::ways_down).max().unwrap_or(1);
+        (secrets || growth > 1).then_some(Self { nodes, root: number(root)?, secrets, growth })
+    }
+
+    /// Whether anything is marked as secret.
+    pub(super) fn has_secrets(&self) -> bool {
+        self.secrets
+    }
+
+    /// Whether checking a value, `bytes` long, might look at its parts more than [`MAX_LOOKS`] times.
+    pub(super) fn is_explosive(&self, value: &Value, bytes: usize) -> bool {
+        // Large values are looked at often, too, but not more often than they are large.
+        let most = MAX_LOOKS.max(bytes);
+        let worst = u32::try_from(height(value)).ok().and_then(|height| self.growth.checked_pow(height));
+        // Nearly all values end here.
+        if worst.and_then(|worst| worst.checked_mul(bytes)).is_some_and(|worst| worst <= most) {
+            return false;
+        }
+        let mut left = most;
+        !self.look(value, self.root, &mut left)
+    }
+
+    /// Goes where a validator might go; false once nothing is `left`.
+    fn look(&self, value: &Value, at: usize, left: &mut usize) -> bool {
+        if *left == 0 {
+            return false;
+        }
+        *left -= 1;
+        let node = &self.nodes[at];
+        let below = match value {
+            Value::Object(members) => members.iter().all(|(name, member)| {
+                let named: &mut dyn Iterator<Item = &usize> = match node.members.get(name) {
+                    Some(named) => &mut named.iter(),
+                    None => &mut node.others.iter(),
+                };
+                named.chain(&node.any_member).all(|part| self.look(member, *part, left))
+            }),
+            Value::Array(items) => items.iter().enumerate().all(|(place, item)| {
+                node.items.iter().chain(node.first.get(place)).all(|part| self.look(item, *part, left))
+            }),
+            _ => true,
+        };
+        below && node.same.iter().all(|part| self.look(value, *part, left))
     }
 
     /// Replaces what is marked.
@@ -98,7 +149,8 @@ impl Secrets {
                 }
             }
             Value::Array(items) => {
-                let below: Vec<usize> = nodes.iter().flat_map(|node| &node.items).copied().collect();
+                let below: Vec<usize> =
+                    nodes.iter().flat_map(|node| node.items.iter().chain(&node.first)).copied().collect();
                 if !below.is_empty() {
                     items.iter_mut().for_each(|item| self.blank_by(item, below.clone()));
                 }
@@ -118,6 +170,15 @@ impl Secrets {
             }
         }
         nodes
+    }
+}
+
+impl Node {
+    /// In how many ways at most it leads to one part of a value.
+    fn ways_down(&self) -> usize {
+        let named = usize::from(!self.members.is_empty() || !self.others.is_empty());
+        let first = usize::from(!self.first.is_empty());
+        (named.max(self.others.len()) + self.any_member.len()).max(first + self.items.len()).max(1)
     }
 }
 
