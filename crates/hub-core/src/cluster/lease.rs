@@ -1,0 +1,99 @@
+//! The hub's lease in the store, and what happens when one runs out.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use hub_protocol::{CallError, ErrorCode, HubId, Json};
+use hub_storage::{HubRow, Stamp, Store};
+use tokio::time::Instant;
+
+use super::{BEAT, Cluster};
+use crate::error::chain;
+use crate::hub::Hub;
+
+/// How long a lease is good for, by the store's clock.
+pub(super) const TTL: Duration = Duration::from_secs(2);
+
+/// How long a hub trusts its own lease, counted from before it asked for it: shorter, since others may count by another
+/// clock's speed.
+const TRUST: Duration = Duration::from_millis(1_500);
+
+/// How often hubs look for others whose lease has run out.
+const RECOVER_EVERY: u32 = 5;
+
+/// When the lease was last asked for with success.
+#[derive(Default)]
+pub(super) struct Lease {
+    asked_at: Mutex<Option<Instant>>,
+}
+
+impl Cluster {
+    /// Whether the lease may have run out, so that others may have this hub's spokes by now.
+    pub(crate) fn is_fenced(&self) -> bool {
+        let asked_at = self.inner.lease.asked_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        asked_at.is_none_or(|at| at.elapsed() > TRUST)
+    }
+
+    /// Renews the lease; closes connections of spokes that others have taken over meanwhile.
+    pub(super) async fn renew(&self, hub: &Hub) -> Result<(), crate::CoreError> {
+        let asked_at = Instant::now();
+        let row = HubRow {
+            id: self.inner.me,
+            address: self.inner.options.address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: Stamp::from_millis(hub.started_at()),
+            draining: hub.is_draining(),
+        };
+        let renewed = hub.store().hubs().renew(row, TTL).await?;
+        *self.inner.lease.asked_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(asked_at);
+        self.let_go(hub, &renewed.held);
+        Ok(())
+    }
+
+    pub(super) async fn keep_lease(self, hub: Hub) {
+        let mut tick = tokio::time::interval(BEAT);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut round = 0_u32;
+        loop {
+            tick.tick().await;
+            let was_fenced = self.is_fenced();
+            // A renewal that takes longer than the lease is trusted is as good as none.
+            match tokio::time::timeout(TRUST, self.renew(&hub)).await {
+                Ok(Ok(())) if was_fenced => tracing::info!("the hub's lease is good again"),
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(error = %chain(&error), "the hub's lease was not renewed"),
+                Err(_) => tracing::warn!("the hub's lease was not renewed in time"),
+            }
+            round = round.wrapping_add(1);
+            if round.is_multiple_of(RECOVER_EVERY) && !self.is_fenced() {
+                match hub.store().hubs().dead().await {
+                    Ok(dead) => recover(hub.store(), &dead).await,
+                    Err(error) => tracing::warn!(error = %chain(&error), "lost hubs were not looked for"),
+                }
+            }
+        }
+    }
+}
+
+/// Closes what lost hubs have left open. Several hubs may do so at once.
+pub(crate) async fn recover(store: &Store, dead: &[HubId]) {
+    for hub in dead {
+        let error = CallError::new(ErrorCode::SpokeDisconnected, "hub restarted")
+            .with_details(&serde_json::json!({ "reason": "hub restarted" }));
+        let error = Json::from_serialize(&error).unwrap_or_default();
+        let now = Stamp::now();
+        let calls = store.calls().close_interrupted(Some(*hub), now, error).await;
+        let spokes = store.spokes().disconnect_all(Some(*hub), now).await;
+        match (calls, spokes) {
+            (Ok(calls), Ok(spokes)) => {
+                tracing::warn!(hub.peer = %hub, calls, spokes, "closed what a lost hub left open");
+                if let Err(error) = store.hubs().leave(*hub).await {
+                    tracing::warn!(error = %chain(&error), "a lost hub's lease was not removed");
+                }
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::warn!(hub.peer = %hub, error = %chain(&error), "what a lost hub left open was not closed");
+            }
+        }
+    }
+}
