@@ -21,8 +21,8 @@ pub struct Subscription {
     pattern: Pattern,
     // Weak, so that a forgotten subscription does not keep a target open.
     fanout: Weak<Fanout>,
+    /// Kept for its drop.
     #[cfg(feature = "redis")]
-    #[expect(dead_code, reason = "kept for its drop")]
     watched: Option<crate::redis::Watched>,
 }
 

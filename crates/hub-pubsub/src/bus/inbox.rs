@@ -35,8 +35,8 @@ impl fmt::Debug for BusDelivery {
 /// Ends once the bus is closed and what was queued has been read; then stays ended. Dropping it ends the listening.
 pub struct Inbox {
     queue: Arc<Queue>,
+    /// Kept for its drop.
     #[cfg(feature = "redis")]
-    #[expect(dead_code, reason = "kept for its drop")]
     listening: Option<crate::redis::Listening>,
 }
 

@@ -88,8 +88,7 @@ async fn who_failed_to_publish_says_so_to_the_others() {
     let mut subscription = subscriber.subscribe("t:1").await.expect("subscribe");
     publisher.publish(Message::new("t:1", "x")).await.expect("publish");
     within("a message", subscription.recv()).await.expect("a message");
-    let cut = server.command(&["CLIENT", "PAUSE", "200", "WRITE"]);
-    cut.expect("pause");
+    server.command(&["CLIENT", "PAUSE", "200", "WRITE"]).expect("pause");
     // The pause holds PUBLISH back while the connections are killed, so it can't have been carried out.
     let publish = publisher.publish(Message::new("t:1", "lost"));
     let kill = async {
@@ -99,7 +98,6 @@ async fn who_failed_to_publish_says_so_to_the_others() {
     let (published, ()) = tokio::join!(publish, kill);
     assert!(matches!(published, Err(TargetError::Unavailable(_))), "{published:?}");
     assert_eq!(within("the mark", subscription.recv()).await, Some(Delivery::Interrupted));
-    assert!(subscriber.is_connected());
 }
 
 #[tokio::test]
