@@ -197,8 +197,8 @@ mod tests {
 
     #[test]
     fn a_full_inbox_keeps_what_it_has_and_tells_the_gap_at_its_place() {
-        let queue = Queue::new(1000);
-        for size in [500, 400, 1, 900] {
+        let queue = Queue::new(1100);
+        for size in [500, 400, 200, 900] {
             queue.push(vec![0; size].into());
         }
         assert!(is_frame(&read(&queue), 500));
