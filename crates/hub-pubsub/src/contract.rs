@@ -4,6 +4,7 @@
 //! subscriptions made before, and counts of what the subscriber's own queue dropped. It does not rely on when a message
 //! arrives, on order across topics, or on nothing arriving late.
 
+mod bus_cases;
 mod cases;
 
 use std::time::Duration;
@@ -50,6 +51,26 @@ pub async fn run(make: impl AsyncFn(usize) -> Bus) {
     cases::publishers_keep_their_order(make(ROOMY).await).await;
     cases::close_ends_everything(make(ROOMY).await).await;
     cases::close_wakes_readers(make(ROOMY).await).await;
+}
+
+/// Runs all cases of a [`Bus`](crate::Bus), each on two handles that `make` gives for the bytes of an inbox: clones of
+/// one, or two buses on one server as two hubs have them.
+///
+/// Nobody else may send on them (give each its own prefix on a shared server).
+///
+/// # Panics
+/// When the bus breaks a promise.
+pub async fn run_bus(make: impl AsyncFn(usize) -> [crate::Bus; 2]) {
+    const ROOMY: usize = crate::DEFAULT_INBOX_BYTES;
+    bus_cases::order_is_kept(make(ROOMY).await).await;
+    bus_cases::senders_keep_their_order(make(ROOMY).await).await;
+    bus_cases::frames_are_any_bytes_up_to_the_limit(make(ROOMY).await).await;
+    bus_cases::nobody_there_is_told(make(ROOMY).await).await;
+    bus_cases::names_are_separate_and_plain_text(make(ROOMY).await).await;
+    bus_cases::a_broadcast_reaches_all(make(ROOMY).await).await;
+    bus_cases::a_full_inbox_tells_and_recovers(make(bus_cases::SMALL).await).await;
+    bus_cases::bad_names_are_refused(make(ROOMY).await).await;
+    bus_cases::close_ends_inboxes(make(ROOMY).await).await;
 }
 
 async fn subscribe(target: &EventTarget, topic: &str) -> Subscription {

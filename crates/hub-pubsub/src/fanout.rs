@@ -67,12 +67,40 @@ impl Fanout {
         Ok(())
     }
 
+    /// Hands a message to those alone who listen to exactly `pattern`, for a target whose server did the matching.
+    #[cfg(feature = "redis")]
+    pub(crate) fn deliver(&self, pattern: &Pattern, message: &Message) {
+        let index = self.read();
+        let listeners = match pattern {
+            Pattern::Exact(text) => index.exact.get(text),
+            Pattern::Prefix(text) => index.prefixes.get(&text.len()).and_then(|by_text| by_text.get(text)),
+        };
+        let listeners = listeners.cloned();
+        drop(index);
+        listeners.iter().flat_map(|listeners| listeners.iter()).for_each(|queue| queue.push(message.clone()));
+    }
+
+    /// Tells everyone that messages may have been lost.
+    #[cfg(feature = "redis")]
+    pub(crate) fn interrupt(&self) {
+        let index = self.read();
+        let prefixed = index.prefixes.values().flat_map(HashMap::values);
+        let queues: Vec<_> = index.exact.values().chain(prefixed).flat_map(|listeners| listeners.to_vec()).collect();
+        drop(index);
+        queues.iter().for_each(|queue| queue.interrupt());
+    }
+
     pub(crate) fn close(&self) {
         let closed = std::mem::replace(&mut *self.write(), Index { closed: true, ..Index::default() });
         let prefixed = closed.prefixes.into_values().flat_map(HashMap::into_values);
         for queue in closed.exact.into_values().chain(prefixed).flat_map(|listeners| listeners.to_vec()) {
             queue.close();
         }
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.read().closed
     }
 
     pub(crate) fn subscriptions(&self) -> usize {

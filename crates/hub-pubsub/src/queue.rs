@@ -27,6 +27,9 @@ struct State {
     /// Comes right after the `Lagged` just delivered. Taken out of the queue together with the count;
     /// left in it, a further overflow would need a second `Lagged` before the same message.
     next: Option<Message>,
+    /// Messages may have been lost on the way here. Told before all that is queued: who looks at the event log then
+    /// sees a later state than at the place of the gap.
+    interrupted: bool,
     closed: bool,
     waker: Option<Waker>,
 }
@@ -60,6 +63,9 @@ impl Queue {
         if let Some(message) = state.next.take() {
             return Poll::Ready(Some(Delivery::Message(message)));
         }
+        if std::mem::take(&mut state.interrupted) {
+            return Poll::Ready(Some(Delivery::Interrupted));
+        }
         match state.pop() {
             Some(message) if state.missed > 0 => {
                 state.next = Some(message);
@@ -72,6 +78,20 @@ impl Queue {
                 Poll::Pending
             }
         }
+    }
+
+    /// Messages may have been lost; told once until it is read.
+    #[cfg(feature = "redis")]
+    pub(crate) fn interrupt(&self) {
+        let mut state = self.lock();
+        state.interrupted = !state.closed;
+        wake(state);
+    }
+
+    /// Forgets an interruption of the time before the subscriber had the queue.
+    #[cfg(feature = "redis")]
+    pub(crate) fn begin(&self) {
+        self.lock().interrupted = false;
     }
 
     /// Accepts nothing more; what is queued can still be read.
@@ -158,6 +178,23 @@ mod tests {
         assert_eq!(read(&queue), Poll::Ready(Some(Delivery::Message(Message::new("t", vec![0; 50])))));
     }
 
+    #[cfg(feature = "redis")]
+    #[test]
+    fn an_interruption_is_told_first_and_once() {
+        let queue = Queue::new(2);
+        (0..3).for_each(|n| push(&queue, n));
+        (0..2).for_each(|_| queue.interrupt());
+        assert_eq!(read(&queue), Poll::Ready(Some(Delivery::Interrupted)));
+        assert_eq!(read(&queue), lagged(1));
+        queue.interrupt();
+        assert_eq!(read(&queue), message(1));
+        assert_eq!(read(&queue), Poll::Ready(Some(Delivery::Interrupted)));
+        assert_eq!(read(&queue), message(2));
+        queue.interrupt();
+        queue.begin();
+        assert!(read(&queue).is_pending());
+    }
+
     #[test]
     fn a_closed_queue_drains_and_stays_ended() {
         let queue = Queue::new(2);
@@ -193,6 +230,7 @@ mod tests {
                         just_lagged = false;
                         expected += 1;
                     }
+                    Poll::Ready(Some(Delivery::Interrupted)) => prop_assert!(false, "nothing was lost"),
                     Poll::Ready(None) => prop_assert!(false, "ended"),
                     Poll::Pending => prop_assert_eq!(expected, pushed),
                 }

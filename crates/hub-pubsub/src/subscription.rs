@@ -21,11 +21,27 @@ pub struct Subscription {
     pattern: Pattern,
     // Weak, so that a forgotten subscription does not keep a target open.
     fanout: Weak<Fanout>,
+    /// Kept for its drop.
+    #[cfg(feature = "redis")]
+    watched: Option<crate::redis::Watched>,
 }
 
 impl Subscription {
     pub(crate) fn new(queue: Arc<Queue>, pattern: Pattern, fanout: &Arc<Fanout>) -> Self {
-        Self { queue, pattern, fanout: Arc::downgrade(fanout) }
+        Self {
+            queue,
+            pattern,
+            fanout: Arc::downgrade(fanout),
+            #[cfg(feature = "redis")]
+            watched: None,
+        }
+    }
+
+    /// The same subscription, which also ends its share in a connection's.
+    #[cfg(feature = "redis")]
+    pub(crate) fn watched(mut self, watched: crate::redis::Watched) -> Self {
+        self.watched = Some(watched);
+        self
     }
 
     /// The next delivery; `None` once the target is closed. Nothing is lost when the future is dropped early.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use crate::{MemoryTarget, Subscription};
 
@@ -38,6 +39,20 @@ pub enum Delivery {
     Message(Message),
     /// The reader was too slow: this many messages before the next one were dropped. Look at the event log.
     Lagged(u64),
+    /// The connection to the server was lost and is back, so messages may have been lost, nobody knows how many. Look at
+    /// the event log. What comes after it was published later, but for messages that were already queued.
+    Interrupted,
+}
+
+/// Whether others can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connectivity {
+    /// The first attempt is not over.
+    Connecting,
+    /// Yes. Always so within one process.
+    Connected,
+    /// No, for this reason; attempts go on.
+    Away(&'static str),
 }
 
 /// Why a target refused.
@@ -46,9 +61,25 @@ pub enum TargetError {
     /// The topic or pattern can never be used; the text says what is wrong with it.
     #[error("invalid topic: {0}")]
     InvalidTopic(&'static str),
-    /// The target was closed.
+    /// The target or bus was closed.
     #[error("event target is closed")]
     Closed,
+    /// The server is away or did not answer, for this reason. Whether others got the message is unknown, unless the
+    /// server was away from the beginning.
+    #[error("event server is unavailable: {0}")]
+    Unavailable(&'static str),
+    /// The URL of the server can't be used. The text never holds parts of it.
+    #[error("invalid URL of the event server: {0}")]
+    InvalidUrl(&'static str),
+    /// The name of an inbox can never be used; the text says what is wrong with it.
+    #[error("invalid name: {0}")]
+    InvalidName(&'static str),
+    /// Nobody listens by that name.
+    #[error("nobody listens by that name")]
+    NobodyThere,
+    /// The frame is above [`MAX_FRAME_BYTES`](crate::MAX_FRAME_BYTES).
+    #[error("frame is larger than 16 MiB")]
+    FrameTooLarge,
 }
 
 /// Where messages are published and subscribed. Clones are handles of the same target.
@@ -58,6 +89,9 @@ pub enum TargetError {
 pub enum EventTarget {
     /// Within this process.
     Memory(MemoryTarget),
+    /// Between all processes that use one Redis server.
+    #[cfg(feature = "redis")]
+    Redis(crate::RedisTarget),
 }
 
 impl EventTarget {
@@ -73,26 +107,48 @@ impl EventTarget {
         Self::Memory(MemoryTarget::new(capacity))
     }
 
+    /// A target between all processes that use the Redis (6 or newer) or Valkey server at `url`: `redis://`, `rediss://`
+    /// (TLS) or `unix://`, with user, password and database where needed. Redis Cluster and Sentinel are not supported.
+    ///
+    /// Connects in the background and goes on trying; [`check`](Self::check) tells how it is. While the server is away,
+    /// [`publish`](Self::publish) fails at once, but reaches this process; subscribing works, and every subscription
+    /// gets a [`Delivery::Interrupted`] when the server is back. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`TargetError::InvalidUrl`].
+    #[cfg(feature = "redis")]
+    pub fn redis(url: &str, options: crate::RedisOptions) -> Result<Self, TargetError> {
+        Ok(Self::Redis(crate::RedisTarget::new(url, options)?))
+    }
+
     /// Hands a message to everyone who listens now. Never waits for a subscriber; nobody listening is no error.
     ///
     /// # Errors
     /// [`TargetError::InvalidTopic`] when the topic is empty, longer than [`MAX_TOPIC_BYTES`](crate::MAX_TOPIC_BYTES),
-    /// or holds `*` or a control character; [`TargetError::Closed`] after [`close`](Self::close).
+    /// or holds `*` or a control character; [`TargetError::Closed`] after [`close`](Self::close);
+    /// [`TargetError::Unavailable`] when the server is away, or has not answered within the options' timeout. Then every
+    /// subscriber is told [`Delivery::Interrupted`] once the server is back.
     pub async fn publish(&self, message: Message) -> Result<(), TargetError> {
         match self {
             Self::Memory(target) => target.publish(&message).await,
+            #[cfg(feature = "redis")]
+            Self::Redis(target) => target.publish(message).await,
         }
     }
 
     /// Listens to an exact topic, or to every topic with a prefix when `topic` ends with `*` (`call:*`, `*`).
     ///
-    /// What is published after this returns is received.
+    /// What is published after this returns is received; where the server is away, after the [`Delivery::Interrupted`]
+    /// that tells of its return.
     ///
     /// # Errors
-    /// As [`publish`](Self::publish), but a `*` may stand at the end.
+    /// [`TargetError::InvalidTopic`] as [`publish`](Self::publish), but a `*` may stand at the end;
+    /// [`TargetError::Closed`].
     pub async fn subscribe(&self, topic: &str) -> Result<Subscription, TargetError> {
         match self {
             Self::Memory(target) => target.subscribe(topic),
+            #[cfg(feature = "redis")]
+            Self::Redis(target) => target.subscribe(topic).await,
         }
     }
 
@@ -100,6 +156,8 @@ impl EventTarget {
     pub async fn close(&self) {
         match self {
             Self::Memory(target) => target.close(),
+            #[cfg(feature = "redis")]
+            Self::Redis(target) => target.close(),
         }
     }
 
@@ -108,6 +166,41 @@ impl EventTarget {
     pub fn subscriptions(&self) -> usize {
         match self {
             Self::Memory(target) => target.subscriptions(),
+            #[cfg(feature = "redis")]
+            Self::Redis(target) => target.subscriptions(),
+        }
+    }
+
+    /// Whether others can be reached now, as far as is known without asking.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        match self {
+            Self::Memory(_) => true,
+            #[cfg(feature = "redis")]
+            Self::Redis(target) => target.is_connected(),
+        }
+    }
+
+    /// Asks the server on every connection, after waiting for the end of the first attempt to connect. Bounded by the
+    /// options' timeout.
+    ///
+    /// # Errors
+    /// [`TargetError::Unavailable`] with the reason.
+    pub async fn check(&self) -> Result<(), TargetError> {
+        match self {
+            Self::Memory(_) => Ok(()),
+            #[cfg(feature = "redis")]
+            Self::Redis(target) => target.check().await,
+        }
+    }
+
+    /// Follows whether others can be reached. Within one process that never changes, and the sender is gone.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Connectivity> {
+        match self {
+            Self::Memory(_) => watch::channel(Connectivity::Connected).1,
+            #[cfg(feature = "redis")]
+            Self::Redis(target) => target.watch(),
         }
     }
 }

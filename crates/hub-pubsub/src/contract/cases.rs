@@ -152,6 +152,7 @@ pub(super) async fn lag_is_reported_and_hurts_nobody_else(bus: Bus) {
                 number(&mut slow).await
             }
             Some(Delivery::Message(message)) => parse(&message),
+            Some(Delivery::Interrupted) => panic!("nothing was interrupted"),
             None => panic!("ended"),
         };
         assert_eq!(got, expected, "the count of missed messages is wrong");

@@ -1,0 +1,120 @@
+//! Where the server is, and the limits.
+
+use std::fmt;
+use std::time::Duration;
+
+use redis::{Client, IntoConnectionInfo as _, ProtocolVersion};
+
+use crate::TargetError;
+
+/// What a [target](crate::EventTarget::redis) or [bus](crate::Bus::redis) on Redis can be told besides its URL.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RedisOptions {
+    /// Begins every channel's name, so that clusters of hubs can share a server. Hubs with another prefix are strangers.
+    pub prefix: String,
+    /// Messages queued per subscriber of a target.
+    pub capacity: usize,
+    /// Bytes of frames queued per inbox of a bus.
+    pub inbox_bytes: usize,
+    /// Longest wait for a connection or an answer; then the server counts as away.
+    pub timeout: Duration,
+}
+
+impl Default for RedisOptions {
+    fn default() -> Self {
+        Self {
+            prefix: "hub:".to_owned(),
+            capacity: crate::DEFAULT_CAPACITY,
+            inbox_bytes: crate::DEFAULT_INBOX_BYTES,
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl RedisOptions {
+    /// The same options with another prefix.
+    #[must_use]
+    pub fn with_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// The same options with another capacity per subscriber.
+    #[must_use]
+    pub fn with_capacity(mut self, capacity: usize) -> Self {
+        self.capacity = capacity;
+        self
+    }
+
+    /// The same options with another bound of an inbox.
+    #[must_use]
+    pub fn with_inbox_bytes(mut self, bytes: usize) -> Self {
+        self.inbox_bytes = bytes;
+        self
+    }
+
+    /// The same options with another longest wait.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+}
+
+/// A checked URL with its options.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) client: Client,
+    pub(crate) options: RedisOptions,
+}
+
+/// Without the client, which knows the password.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Settings {
+    pub(crate) fn new(url: &str, options: RedisOptions) -> Result<Self, TargetError> {
+        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+        // In a cluster PUBLISH counts the receivers of one node only, so the bus could not tell who is there.
+        if scheme.contains("cluster") || scheme.contains("sentinel") || url.contains(',') {
+            return Err(TargetError::InvalidUrl("Redis Cluster and Sentinel are not supported: name one server"));
+        }
+        // The crate's own errors may repeat parts of the URL, and with them the password.
+        let invalid = |_| TargetError::InvalidUrl("expected redis://, rediss:// or unix://, with optional user and db");
+        let info = url.into_connection_info().map_err(invalid)?;
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        // Subscriptions that share a connection with answers need RESP3, whatever the URL says.
+        let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let info = info.set_tcp_settings(tcp).set_redis_settings(redis);
+        Ok(Self { client: Client::open(info).map_err(invalid)?, options })
+    }
+
+    /// The channel of what `kind` and `name` say.
+    pub(crate) fn channel(&self, kind: &str, name: &str) -> String {
+        [self.options.prefix.as_str(), kind, name].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_checked_and_never_repeated() {
+        let check = |url: &str| Settings::new(url, RedisOptions::default());
+        for url in ["redis://h", "redis://u:p%40w@h:1/2", "rediss://:pw@h/", "unix:///tmp/x.sock?db=1", "redis://[::1]:1"]
+        {
+            assert!(check(url).is_ok(), "{url}");
+        }
+        for url in ["", "h:6379", "http://h", "redis://:secret@h:x", "redis+cluster://:secret@a,b", "redis://:secret@a,b"] {
+            let error = check(url).expect_err(url);
+            assert!(matches!(error, TargetError::InvalidUrl(_)), "{url}: {error}");
+            assert!(!format!("{error} {error:?}").contains("secret"), "{url}: {error}");
+        }
+        assert!(!format!("{:?}", check("redis://:secret@h")).contains("secret"));
+    }
+}
