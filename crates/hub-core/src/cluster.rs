@@ -24,7 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hub_protocol::ops::hub::HubItem;
 use hub_protocol::{CallId, ConnectionId, HubId};
-use hub_pubsub::{Bus, BusDelivery, Inbox};
+use hub_pubsub::{Bus, BusDelivery, Connectivity, Inbox};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -118,7 +118,7 @@ impl Cluster {
 
     /// Whether the bus works.
     pub(crate) fn bus_is_up(&self) -> bool {
-        self.inner.options.bus.is_connected()
+        self.inner.options.bus.connectivity() == Connectivity::Connected
     }
 
     /// The hubs that live, this one first.

@@ -2,20 +2,22 @@
 //!
 //! Reads take no lock: an entry is an immutable snapshot that registration swaps.
 
+mod away;
 mod choose;
 mod search;
 mod spoke;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hub_operations::Definition;
 use hub_protocol::ops::hub::{OperationItem, Policy};
 use hub_protocol::{CallError, ErrorCode, Identity, OperationSpec};
-use hub_storage::RegistrationRow;
+use hub_storage::{RegistrationRow, Stamp};
 use semver::VersionReq;
 
+pub(crate) use away::Away;
 pub(crate) use choose::Lease;
 pub(crate) use search::{Index, Query};
 pub(crate) use spoke::{SpokeConnection, SpokeFacts};
@@ -59,7 +61,8 @@ pub(crate) struct Directory {
     operations: papaya::HashMap<String, Arc<Offered>>,
     spokes: papaya::HashMap<String, Arc<SpokeConnection>>,
     writing: Mutex<()>,
-    order: AtomicU64,
+    /// Operations whose providers are expected to come back.
+    away: Away,
     /// Registrations of names that share a lane take turns.
     lanes: [tokio::sync::Mutex<()>; 32],
     /// Calls that wait for a provider with room, over all operations.
@@ -109,11 +112,6 @@ impl Directory {
         self.lanes[lane].lock().await
     }
 
-    /// A number that grows with each registration, for `first` and `last`.
-    pub(crate) fn next_order(&self) -> u64 {
-        self.order.fetch_add(1, Ordering::Relaxed)
-    }
-
     /// The stored definition with this id and version.
     pub(crate) fn definition(&self, id: &str, version: &semver::Version) -> Option<Arc<Definition>> {
         let operations = self.operations.pin();
@@ -144,6 +142,16 @@ impl Directory {
         }
         self.offer(spoke, offers, pooled);
         older
+    }
+
+    /// Shows a spoke of another hub with what it offers, and nothing else of that name.
+    pub(crate) fn mirror(&self, spoke: &Arc<SpokeConnection>, offers: &[Offer], pooled: bool) {
+        self.connect(spoke, offers, pooled);
+        let kept: Vec<&str> = offers.iter().map(|o| o.definition.id()).collect();
+        let left: Vec<String> = spoke.offered().into_iter().filter(|id| !kept.contains(&id.as_str())).collect();
+        if !left.is_empty() {
+            self.withdraw(spoke, &left);
+        }
     }
 
     /// Adds operations of a connected spoke.
@@ -186,6 +194,7 @@ impl Directory {
             });
         }
         spoke.offer(offers.iter().map(|o| (o.local.to_string(), o.definition.id().to_owned())));
+        self.away.came_back();
     }
 
     fn remove_provider(&self, spoke: &SpokeConnection, ids: &[String]) {
@@ -260,6 +269,26 @@ impl Directory {
     pub(crate) fn active(&self) -> usize {
         self.operations.pin().values().filter(|o| o.is_active()).count()
     }
+}
+
+impl Found {
+    /// The same with only this spoke, if it is among the providers.
+    pub(crate) fn only(&self, spoke: &str) -> Option<Self> {
+        let providers: Vec<Provider> = self.providers.iter().filter(|p| &*p.spoke.name == spoke).cloned().collect();
+        (!providers.is_empty()).then(|| Self {
+            providers,
+            definition: Arc::clone(&self.definition),
+            policy: self.policy,
+            pooled: self.pooled,
+            turn: Arc::clone(&self.turn),
+            waiting: Arc::clone(&self.waiting),
+        })
+    }
+}
+
+/// What `first` and `last` go by: the same on every hub.
+pub(crate) fn order_of(connected_at: Stamp) -> u64 {
+    connected_at.0.unsigned_abs()
 }
 
 pub(crate) fn unavailable(id: &str) -> CallError {

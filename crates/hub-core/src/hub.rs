@@ -1,16 +1,17 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use hub_operations::{CallTable, Limits, Outbox, PeerConfig, Registry, RegistryBuilder, now_ms};
-use hub_protocol::ops::hub::HubStatus;
+use hub_protocol::ops::hub::{HubItem, HubStatus};
 use hub_protocol::{AccountId, CallError, CallId, ErrorCode, HubId, Json, OnDisconnect, close};
 use hub_pubsub::EventTarget;
 use hub_storage::{AccountRow, Retention, Stamp, Store};
 use rand::Rng;
 use tokio::time::Instant;
 
+use crate::cluster::{Cluster, ClusterOptions};
 use crate::ctx::Ctx;
 use crate::directory::Directory;
 use crate::error::chain;
@@ -82,6 +83,16 @@ struct Inner {
     tasks: Tasks,
 }
 
+/// A hub that does not live for this.
+#[derive(Clone)]
+pub(crate) struct WeakHub(Weak<Inner>);
+
+impl WeakHub {
+    pub(crate) fn upgrade(&self) -> Option<Hub> {
+        self.0.upgrade().map(|inner| Hub { inner })
+    }
+}
+
 struct About {
     id: HubId,
     started_at: u64,
@@ -99,12 +110,14 @@ struct Live {
 struct Doors {
     doorman: Doorman,
     sessions: Sessions,
+    cluster: OnceLock<Cluster>,
 }
 
 /// Puts a hub together.
 pub struct HubBuilder {
     store: Store,
     target: EventTarget,
+    cluster: Option<ClusterOptions>,
     settings: Settings,
     registry: RegistryBuilder<Ctx>,
 }
@@ -122,6 +135,13 @@ impl HubBuilder {
     #[must_use]
     pub fn event_target(mut self, target: EventTarget) -> Self {
         self.target = target;
+        self
+    }
+
+    /// Shares the store with other hubs, which are found and reached over a bus.
+    #[must_use]
+    pub fn cluster(mut self, options: ClusterOptions) -> Self {
+        self.cluster = Some(options);
         self
     }
 
@@ -144,9 +164,11 @@ impl HubBuilder {
     /// # Errors
     /// When an operation is declared twice or the store can't be read.
     pub async fn build(self) -> Result<Hub, CoreError> {
-        let Self { store, target, settings, registry } = self;
+        let Self { store, target, cluster, settings, registry } = self;
         let registry = registry.build()?;
-        recover(&store).await?;
+        if cluster.is_none() {
+            recover(&store).await?;
+        }
         let directory = Directory::default();
         directory.load(store.spokes().registrations().await?);
         let tasks = Tasks::default();
@@ -157,6 +179,12 @@ impl HubBuilder {
         let doors = Doors::default();
         let hub =
             Hub { inner: Arc::new(Inner { about, store, log, registry, directory, live, doors, recorder, tasks }) };
+        if let Some(options) = cluster {
+            let (cluster, inbox) = Cluster::join(hub.id(), options, &hub).await?;
+            crate::cluster::recover(hub.store(), &hub.store().hubs().dead().await?).await;
+            cluster.start(&hub, inbox);
+            hub.inner.doors.cluster.get_or_init(|| cluster);
+        }
         hub.tasks().spawn("sweeper", sweep(hub.clone()));
         hub.tasks().spawn("expiry", expire(hub.clone()));
         Ok(hub)
@@ -181,7 +209,7 @@ impl Hub {
     #[must_use]
     pub fn builder(store: Store) -> HubBuilder {
         let registry = ops::register(Registry::builder());
-        HubBuilder { store, target: EventTarget::memory(), settings: Settings::default(), registry }
+        HubBuilder { store, target: EventTarget::memory(), cluster: None, settings: Settings::default(), registry }
     }
 
     /// This hub process.
@@ -212,19 +240,23 @@ impl Hub {
         if !self.store().keys().list(true, Stamp::now()).await.map_err(CoreError::from)?.is_empty() {
             return Ok(false);
         }
-        self.admin_key(keep).await?;
+        Self::make_admin_key(self.store(), keep).await?;
         Ok(true)
     }
 
-    /// Makes another admin key, for whoever owns the data folder and has lost the first; `keep` as for the first.
+    /// Makes another admin key, for whoever owns the store and has lost the first; `keep` as for the first. No hub need
+    /// be running on the store, and any number may.
     ///
     /// # Errors
     /// When the store or `keep` fails.
-    pub async fn admin_key<E: From<CoreError>>(&self, keep: impl FnOnce(&FirstKey) -> Result<(), E>) -> Result<(), E> {
+    pub async fn make_admin_key<E: From<CoreError>>(
+        store: &Store,
+        keep: impl FnOnce(&FirstKey) -> Result<(), E>,
+    ) -> Result<(), E> {
         let now = Stamp::now();
         let row = AccountRow { id: AccountId::new(), name: "admin".into(), kind: "admin".into(), created_at: now };
-        let account = self.store().accounts().ensure(row).await.map_err(CoreError::from)?;
-        ops::keys::make_first(self, &account, keep).await
+        let account = store.accounts().ensure(row).await.map_err(CoreError::from)?;
+        ops::keys::make_first(store, &account, keep).await
     }
 
     /// Opens a session for a connected peer; the caller writes what the outbox's reader yields, feeds
@@ -252,7 +284,20 @@ impl Hub {
             calls_in_flight: self.calls().len() as u64,
             recorder_backlog: self.recorder().backlog(),
             last_event: self.log().last().await?,
+            hubs: self.hubs(),
         })
+    }
+
+    /// The hubs of the cluster that live, this one first; only this one where there is no cluster.
+    #[must_use]
+    pub fn hubs(&self) -> Vec<HubItem> {
+        self.cluster().map(|cluster| cluster.hubs(self)).unwrap_or_default()
+    }
+
+    /// Whether the bus to the other hubs works; `None` where there is no cluster.
+    #[must_use]
+    pub fn bus_is_up(&self) -> Option<bool> {
+        self.cluster().map(Cluster::bus_is_up)
     }
 
     /// Whether the store answers.
@@ -308,6 +353,9 @@ impl Hub {
         let closed = tokio::time::timeout_at(until.max(Instant::now() + Duration::from_secs(1)), self.sessions_ended());
         let closed = closed.await.is_ok();
         // 4. End what still serves.
+        if let Some(cluster) = self.cluster() {
+            cluster.leave(self).await;
+        }
         self.tasks().stop.cancel();
         let ended = tokio::time::timeout(Duration::from_secs(2), self.tasks().served()).await.is_ok();
         // 5. Write what is left, then close the store.
@@ -328,7 +376,8 @@ impl Hub {
 
     /// Spokes stay while calls run, since those may yet call them.
     fn send_idle_away(&self) {
-        let running = !self.calls().is_empty();
+        // In a cluster they are as well called at the next hub.
+        let running = !self.calls().is_empty() && self.cluster().is_none();
         self.send_away(|session| session.is_idle() && !(running && session.spoke().is_some()));
     }
 
@@ -338,7 +387,9 @@ impl Hub {
             // Each time anew: a read may have been admitted while the hub began to drain.
             self.cancel_reads().await;
             self.send_idle_away();
-            if self.calls().is_empty() && self.sessions().all().iter().all(|session| session.is_idle()) {
+            let relaying = self.cluster().map_or(0, Cluster::relaying);
+            let idle = self.sessions().all().iter().all(|session| session.is_idle());
+            if self.calls().is_empty() && relaying == 0 && idle {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -421,6 +472,18 @@ impl Hub {
         &self.inner.doors.doorman
     }
 
+    pub(crate) fn cluster(&self) -> Option<&Cluster> {
+        self.inner.doors.cluster.get()
+    }
+
+    pub(crate) fn started_at(&self) -> u64 {
+        self.inner.about.started_at
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakHub {
+        WeakHub(Arc::downgrade(&self.inner))
+    }
+
     pub(crate) fn recorder(&self) -> &Recorder {
         &self.inner.recorder
     }
@@ -434,6 +497,15 @@ impl Hub {
 async fn sweep(hub: Hub) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
+        // One hub at a time; the store refuses the others as long as this one goes on.
+        match hub.store().leases().hold("retention", hub.id(), 2 * SWEEP_EVERY).await {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "retention failed");
+                continue;
+            }
+        }
         match hub.store().sweep(&hub.settings().retention, Stamp::now()).await {
             Ok(swept) => tracing::debug!(calls = swept.calls, events = swept.events, "retention"),
             Err(error) => tracing::warn!(error = %chain(&error), "retention failed"),
@@ -446,5 +518,12 @@ async fn expire(hub: Hub) {
     loop {
         tokio::time::sleep(EXPIRE_EVERY).await;
         hub.sessions().expire();
+        if hub.cluster().is_some() {
+            // Another hub may have revoked a key while it could not tell.
+            match hub.store().keys().list(false, Stamp::now()).await {
+                Ok(keys) => hub.sessions().keep(&keys.iter().map(|k| k.id).collect()),
+                Err(error) => tracing::warn!(error = %chain(&error), "revoked keys were not looked for"),
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use hub_protocol::{AccountId, Identity, KeyId};
 use hub_storage::{KeyRow, Stamp};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -90,7 +91,7 @@ pub struct Principal {
 }
 
 /// What is known of the key in use.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KeyInfo {
     /// Row id.
     pub id: KeyId,

@@ -29,6 +29,7 @@
 //! ```
 
 mod abort;
+mod cluster;
 mod ctx;
 mod directory;
 mod error;
@@ -47,6 +48,7 @@ mod spokes;
 mod tasks;
 mod topics;
 
+pub use cluster::ClusterOptions;
 pub use ctx::Ctx;
 pub use error::CoreError;
 pub use hub::{FirstKey, Hub, HubBuilder, Settings};

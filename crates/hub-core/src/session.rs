@@ -8,11 +8,12 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use hub_operations::{Answer, Close, Incoming, Outbox, Peer, PeerConfig, Responder, now_ms};
 use hub_protocol::{
-    CallError, CallId, CallRequested, ConnectionId, Envelope, ErrorCode, Event, Fault, FaultCode, Identity, Json,
+    CallError, CallId, CallRequested, ConnectionId, Envelope, ErrorCode, Event, Fault, FaultCode, HubId, Identity, Json,
     Violation, close,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::cluster::{Cluster, FromSpoke};
 use crate::directory::SpokeConnection;
 use crate::hub::Hub;
 use crate::key::Principal;
@@ -166,6 +167,20 @@ impl Session {
         request.parent_request_id.is_some() || affair && self.spoke().is_some()
     }
 
+    /// The hub whose call this connection serves, if the request is made on behalf of such a call.
+    fn serves_for(&self, request: &CallRequested) -> Option<(Cluster, HubId, FromSpoke)> {
+        let cluster = self.hub.cluster()?;
+        let parent = request.parent_request_id.as_ref()?.parse::<CallId>().ok()?;
+        let home = cluster.home_of(parent, self.id)?;
+        let mut principal = self.principal.clone();
+        let believed = principal.identity.has_scope(IMPERSONATE);
+        if let (Some(claimed), true) = (&request.identity, believed) {
+            principal.identity = Arc::new(self.impersonated(claimed));
+        }
+        let kind = self.hub.kind_of(&request.operation_id, &principal.identity);
+        Some((cluster.clone(), home, FromSpoke { parent, connection: self.id, principal, kind }))
+    }
+
     /// Who makes this request: the peer, on behalf of the call it names if that runs here.
     fn caller_of(self: &Arc<Self>, request: &CallRequested) -> Result<Caller, CallError> {
         let mut caller = Caller::new(&self.principal);
@@ -286,6 +301,9 @@ impl Responder for ForSession {
                 return Err(CallError::new(ErrorCode::Overloaded, "the hub is draining"));
             }
             check_request_id(&incoming.request.request_id)?;
+            if let Some((cluster, home, from)) = session.serves_for(&incoming.request) {
+                return cluster.nested(&session.hub, home, from, incoming).await;
+            }
             let caller = session.caller_of(&incoming.request)?;
             let leash = Leash { abort: incoming.abort, gone: incoming.gone };
             session.hub.call(caller, incoming.request, leash).await.result

@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use hub_protocol::{ConnectionId, KeyId, close};
@@ -31,6 +32,15 @@ impl Sessions {
     pub(crate) fn revoke(&self, key: KeyId) {
         for session in self.all() {
             if session.principal().key.as_ref().is_some_and(|k| k.id == key) {
+                session.close(close::KEY_REVOKED, "key revoked", false);
+            }
+        }
+    }
+
+    /// Closes the connections whose key is none of these.
+    pub(crate) fn keep(&self, keys: &HashSet<KeyId>) {
+        for session in self.all() {
+            if session.principal().key.as_ref().is_some_and(|k| !keys.contains(&k.id)) {
                 session.close(close::KEY_REVOKED, "key revoked", false);
             }
         }

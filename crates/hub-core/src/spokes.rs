@@ -2,14 +2,15 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hub_operations::Definition;
 use hub_protocol::ops::hub::{Exposure, Policy, RegisterSpoke, RegisteredOperation, RegisteredSpoke};
 use hub_protocol::{CallError, ConnectionId, ErrorCode, Json, OperationSpec, SpokeId, close};
-use hub_storage::{DefinitionRow, NewEvent, SpokeRow, Stamp, StoreError};
+use hub_storage::{DefinitionRow, NewEvent, PreviousHolder, SpokeRow, Stamp, StoreError};
 use serde_json::{Value, json};
 
-use crate::directory::{Offer, SpokeConnection, SpokeFacts};
+use crate::directory::{Offer, SpokeConnection, SpokeFacts, order_of};
 use crate::error::chain;
 use crate::hub::Hub;
 use crate::session::Session;
@@ -39,18 +40,23 @@ impl Hub {
         self.check_holder(session, &params).await?;
         let offers = self.offers(&params.operations, pooled, &params.spoke_type, &params.name)?;
         let peer = session.peer().cloned().ok_or(CoreError::NotASpoke("only a connection can register"))?;
-        let stored = self.store_spoke(session, &params, pooled, &offers).await?;
-        let spoke = SpokeConnection::new(facts(&params, session.id(), stored.id, self.directory().next_order()), peer);
+        let (stored, holder) = self.store_spoke(session, &params, pooled, &offers).await?;
+        let spoke = SpokeConnection::new(facts(&params, &stored), peer);
         if !session.set_spoke(Arc::clone(&spoke)) {
             self.forget_in_store(stored.id, session.id(), &params.name).await;
             return Err(CallError::new(ErrorCode::SpokeDisconnected, "the connection was lost"));
         }
+        if let (Some(holder), Some(cluster)) = (&holder, self.cluster()) {
+            let lease = Duration::from_millis(holder.lease_remaining_ms);
+            cluster.release(holder.hub_id, &params.name, holder.connection_id, lease).await;
+        }
         let older = self.directory().connect(&spoke, &offers, pooled);
+        self.tell_cluster(&params.name).await;
         if session.is_ended() {
             // The connection was lost before the directory knew of it, so its end has found nothing to take out.
             self.spoke_lost(&spoke).await;
         }
-        let superseded = older.filter(|o| o.connection != session.id());
+        let superseded = older.filter(|o| o.is_local() && o.connection != session.id());
         if let Some(older) = &superseded {
             let reason = "superseded by a newer instance".to_owned();
             older.peer.outbox().close(hub_operations::Close { code: close::SUPERSEDED, reason, flush: true });
@@ -61,7 +67,7 @@ impl Hub {
             hub_id: self.id(),
             heartbeat_ms: self.settings().heartbeat_ms,
             operations: names_of(&offers),
-            superseded: superseded.is_some(),
+            superseded: superseded.is_some() || holder.is_some(),
         })
     }
 
@@ -84,6 +90,7 @@ impl Hub {
         let row = written.map_err(|e| conflict_or(e, &offers))?;
         self.log().announce(Some(row.seq)).await;
         self.directory().add(spoke, &offers, pooled);
+        self.tell_cluster(&spoke.name).await;
         Ok(spoke.names().into_iter().map(|(local, id)| RegisteredOperation { local, id }).collect())
     }
 
@@ -104,13 +111,28 @@ impl Hub {
         let row = self.store().spokes().unregister(spoke.id, locals.clone(), event).await.map_err(CoreError::from)?;
         self.log().announce(Some(row.seq)).await;
         self.directory().withdraw(spoke, &ids);
+        self.tell_cluster(&spoke.name).await;
         Ok(locals)
     }
 
     /// A spoke's connection is lost.
     pub(crate) async fn spoke_lost(&self, spoke: &Arc<SpokeConnection>) {
+        let moves = self.is_draining();
+        if moves {
+            self.directory().expect_back(&spoke.name);
+        }
         self.directory().disconnect(spoke);
         self.forget_in_store(spoke.id, spoke.connection, &spoke.name).await;
+        if let Some(cluster) = self.cluster() {
+            cluster.spoke_changed(&spoke.name, moves).await;
+        }
+    }
+
+    /// Lets the other hubs look at a spoke.
+    async fn tell_cluster(&self, spoke: &str) {
+        if let Some(cluster) = self.cluster() {
+            cluster.spoke_changed(spoke, false).await;
+        }
     }
 
     async fn forget_in_store(&self, id: SpokeId, connection: ConnectionId, name: &str) {
@@ -148,7 +170,7 @@ impl Hub {
         params: &RegisterSpoke,
         pooled: bool,
         offers: &[Offer],
-    ) -> Result<SpokeRow, CallError> {
+    ) -> Result<(SpokeRow, Option<PreviousHolder>), CallError> {
         let now = Stamp::now();
         let row = SpokeRow {
             id: SpokeId::new(),
@@ -177,9 +199,9 @@ impl Hub {
         let event =
             event(&params.name, "connected", json!({ "connectionId": session.id(), "operations": ids_of(offers) }));
         let written = self.store().spokes().register(row, rows_of(offers), event).await;
-        let (stored, event) = written.map_err(|e| conflict_or(e, offers))?;
+        let (stored, event, holder) = written.map_err(|e| conflict_or(e, offers))?;
         self.log().announce(Some(event.seq)).await;
-        Ok(stored)
+        Ok((stored, holder))
     }
 
     /// Checks and compiles what a spoke offers, under the names it gets here.
@@ -248,16 +270,16 @@ fn check_name(member: &str, name: &str) -> Result<(), CoreError> {
     if fits { Ok(()) } else { Err(CoreError::Invalid(format!("{member} must be 1 to 64 of A-Z a-z 0-9 _ -"))) }
 }
 
-fn facts(params: &RegisterSpoke, connection: ConnectionId, id: SpokeId, order: u64) -> SpokeFacts {
+fn facts(params: &RegisterSpoke, stored: &SpokeRow) -> SpokeFacts {
     SpokeFacts {
-        id,
+        id: stored.id,
         name: params.name.clone(),
-        connection,
+        connection: stored.connection_id,
         instance: params.instance_id,
         started_at: params.started_at,
         policy: params.policy.unwrap_or_default(),
         max_in_flight: params.max_in_flight,
-        order,
+        order: order_of(stored.connected_at),
     }
 }
 

@@ -34,6 +34,10 @@ const fn key(name: &'static str, default: &'static str, help: &'static str) -> K
     Key { name, default, help, switch: false, secret: false }
 }
 
+const fn secret(name: &'static str, help: &'static str) -> Key {
+    Key { name, default: "", help, switch: false, secret: true }
+}
+
 const fn switch(name: &'static str, help: &'static str) -> Key {
     Key { name, default: "false", help, switch: true, secret: false }
 }
@@ -42,6 +46,9 @@ const fn switch(name: &'static str, help: &'static str) -> Key {
 pub const KEYS: &[Key] = &[
     key("listen", "127.0.0.1:3300", "address and port to listen on; port 0 takes a free one"),
     key("data_dir", "", "folder for the database and the admin key [default: the platform's data folder]"),
+    secret("database", "postgres://… for a database that hubs share [default: a file in data_dir]"),
+    secret("redis", "redis://… for the bus between hubs that share a database"),
+    key("advertise", "", "URL at which others reach this hub, for lists [default: the address it listens on]"),
     key("base_path", "", "path that everything is served below, for example /hub behind a proxy"),
     key("tls_cert", "", "PEM file with the certificate chain; with tls_key turns TLS on"),
     key("tls_key", "", "PEM file with the private key"),
@@ -72,6 +79,12 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where data is.
     pub data_dir: PathBuf,
+    /// URL of a Postgres that hubs share; `None` is a file in the data folder. Holds a password.
+    pub database: Option<String>,
+    /// URL of the Redis that carries what hubs say to each other. Holds a password.
+    pub redis: Option<String>,
+    /// URL at which others reach this hub.
+    pub advertise: Option<String>,
     /// Empty, or `/path` without a slash at the end.
     pub base_path: String,
     /// Certificate chain and private key.
@@ -181,6 +194,9 @@ impl Config {
         let config = Self {
             listen: layers.parse("listen", "an address like 127.0.0.1:3300")?,
             data_dir: layers.data_dir()?,
+            database: database(layers)?,
+            redis: optional(layers, "redis"),
+            advertise: optional(layers, "advertise"),
             base_path: base_path(layers)?,
             tls: tls(layers)?,
             trusted_proxies: networks(layers)?,
@@ -196,6 +212,11 @@ impl Config {
             log: log_filter(layers)?,
             log_json: log_json(layers)?,
         };
+        if config.redis.is_some() && config.database.is_none() {
+            return Err(ConfigError::Rule(
+                "redis is for hubs that share a database: set --database postgres://… too, or leave --redis out".into(),
+            ));
+        }
         config.check_bind(layers.parse("allow_insecure_bind", "true or false")?)?;
         Ok(config)
     }
@@ -211,6 +232,20 @@ impl Config {
              or --trusted-proxies if a proxy in front does TLS, or --allow-insecure-bind",
             self.listen
         )))
+    }
+}
+
+fn optional(layers: &Layered, key: &'static str) -> Option<String> {
+    Some(layers.text(key)).filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+fn database(layers: &Layered) -> Result<Option<String>, ConfigError> {
+    let url = optional(layers, "database");
+    match &url {
+        Some(url) if !url.starts_with("postgres://") && !url.starts_with("postgresql://") => {
+            Err(layers.bad("database", "a URL like postgres://user:password@host/name"))
+        }
+        _ => Ok(url),
     }
 }
 

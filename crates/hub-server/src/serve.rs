@@ -4,8 +4,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hub_core::{FirstKey, Hub};
-use hub_storage::{SqliteOptions, Store};
+use hub_core::{ClusterOptions, FirstKey, Hub};
+use hub_protocol::HubId;
+use hub_pubsub::{Bus, EventTarget, RedisOptions};
+use hub_storage::{PostgresOptions, SqliteOptions, Store};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,6 +22,9 @@ use crate::telemetry;
 
 /// Steps of starting, in order; `readyz` shows how far the hub is.
 pub(crate) const STEPS: [&str; 4] = ["folder", "store", "hub", "listener"];
+
+/// Longest wait for an answer of the bus: below the silence after which hubs take each other for lost.
+const BUS_ANSWERS: Duration = Duration::from_secs(1);
 
 /// How far the hub has come.
 #[derive(Default)]
@@ -88,18 +94,18 @@ pub async fn start(config: Config) -> Result<Server> {
     create_folder(&config.data_dir)?;
     let lock = FolderLock::take(&config.data_dir)?;
     progress.reached(1);
-    let database = config.data_dir.join("hub.db");
-    let store = Store::open_sqlite(&database, SqliteOptions::default()).await;
-    let store = store.with_context(|| format!("cannot open the database {}", database.display()))?;
+    let store = open_store(&config).await?;
     progress.reached(2);
-    let hub = Hub::builder(store).settings(config.hub.clone()).build().await?;
-    let admin_key = write_first_key(&hub, &config).await?;
-    progress.reached(3);
+    // Bound before the hub is up, so that it can tell the others its address; nobody is accepted yet.
     let listener = TcpListener::bind(config.listen).await.with_context(|| {
         format!("cannot listen on {}: is another program there? choose another --listen", config.listen)
     })?;
     let address = listener.local_addr()?;
     let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{address}{}", config.base_path);
+    let hub = build_hub(store, &config, url).await?;
+    let admin_key = write_first_key(&hub, &config).await?;
+    progress.reached(3);
     let stop_accepting = CancellationToken::new();
     let faces = TaskTracker::new();
     let app = App::new(hub.clone(), config.clone(), metrics, Arc::clone(&progress), faces.clone());
@@ -118,6 +124,51 @@ pub async fn start(config: Config) -> Result<Server> {
         faces,
         _lock: lock,
     })
+}
+
+/// The database: a file in the data folder, or a Postgres that several hubs share.
+pub(crate) async fn open_store(config: &Config) -> Result<Store> {
+    match &config.database {
+        Some(url) => Store::open_postgres(url, PostgresOptions::default())
+            .await
+            .context("cannot open the database given by --database"),
+        None => {
+            let file = config.data_dir.join("hub.db");
+            let store = Store::open_sqlite(&file, SqliteOptions::default()).await;
+            store.with_context(|| format!("cannot open the database {}", file.display()))
+        }
+    }
+}
+
+async fn build_hub(store: Store, config: &Config, url: String) -> Result<Hub> {
+    let address = config.advertise.clone().unwrap_or(url);
+    let builder = Hub::builder(store.clone()).settings(config.hub.clone());
+    let builder = match (&config.database, &config.redis) {
+        (None, _) => builder,
+        (Some(_), Some(redis)) => {
+            let wrong = "cannot use the Redis given by --redis";
+            // Hubs of one database find each other, and no others on the same Redis.
+            let id = store.settings().ensure("cluster.id", json!(HubId::new()).into()).await?;
+            let id: HubId = id.parse().context("the database has an unreadable cluster.id")?;
+            let options = RedisOptions { timeout: BUS_ANSWERS, ..RedisOptions::default().with_prefix(format!("hub:{id}:")) };
+            let target = EventTarget::redis(redis, options.clone()).context(wrong)?;
+            let bus = Bus::redis(redis, options).context(wrong)?;
+            // Later it may come and go; at the start a wrong address or password should be seen.
+            bus.check().await.context(wrong)?;
+            builder.event_target(target).cluster(ClusterOptions { bus, address })
+        }
+        (Some(_), None) => {
+            if let Some(other) = store.hubs().list().await?.first() {
+                anyhow::bail!(
+                    "the hub {} at {} uses this database too: give all of them the same --redis, or stop it first",
+                    other.id,
+                    other.address
+                );
+            }
+            builder.cluster(ClusterOptions { bus: Bus::memory(), address })
+        }
+    };
+    Ok(builder.build().await?)
 }
 
 impl Server {
@@ -167,18 +218,25 @@ fn create_folder(folder: &std::path::Path) -> Result<()> {
 /// When the folder is in use or the store fails.
 pub async fn make_admin_key(config: &Config) -> Result<std::path::PathBuf> {
     let database = config.data_dir.join("hub.db");
-    anyhow::ensure!(database.exists(), "no database at {}: is --data-dir right?", database.display());
+    let exists = config.database.is_some() || database.exists();
+    anyhow::ensure!(exists, "no database at {}: is --data-dir right?", database.display());
+    create_folder(&config.data_dir)?;
     let _lock = FolderLock::take(&config.data_dir)?;
-    let hub = Hub::builder(Store::open_sqlite(&database, SqliteOptions::default()).await?).build().await?;
+    let store = open_store(config).await?;
     let path = config.data_dir.join("admin.key");
-    let made = hub.admin_key::<anyhow::Error>(keep_in(&path)).await;
-    hub.shut_down(config.shutdown_grace).await;
+    let made = Hub::make_admin_key::<anyhow::Error>(&store, keep_in(&path)).await;
+    store.close().await;
     made.map(|()| path)
 }
 
 /// On the first start makes an admin key and leaves it in `admin.key`, for the owner's eyes only.
 async fn write_first_key(hub: &Hub, config: &Config) -> Result<Option<std::path::PathBuf>> {
     let path = config.data_dir.join("admin.key");
+    // Of several hubs on a new database one makes it.
+    let mine = hub.store().leases().hold("first-key", hub.id(), Duration::from_secs(10)).await?;
+    if !mine {
+        return Ok(None);
+    }
     let made = hub.first_key::<anyhow::Error>(keep_in(&path)).await?;
     Ok(made.then_some(path))
 }

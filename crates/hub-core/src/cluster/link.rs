@@ -28,7 +28,7 @@ const BATCH: usize = 256 * 1024;
 const OUTBOX: usize = 4 * 1024 * 1024;
 
 /// Largest frame: a message of the largest usual size, and what a hub adds to it.
-const FRAME: usize = 16 * 1024 * 1024;
+const FRAME: usize = 8 * 1024 * 1024;
 
 /// Calls that one hub may have running on another's spokes.
 const SERVING: usize = 65_536;

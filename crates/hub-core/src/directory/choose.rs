@@ -8,7 +8,7 @@ use hub_protocol::{CallError, ErrorCode};
 use rand::Rng;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Found, Provider, SpokeConnection, unavailable};
+use super::{Directory, Found, Provider, SpokeConnection, unavailable};
 
 /// Calls that may wait for a provider with room, over all operations.
 const MAX_WAITING: usize = 1_024;
@@ -60,46 +60,19 @@ impl Found {
                     }
                     // A sticky call waits for its own provider.
                     if self.policy == Policy::Sticky && sticky.is_some() {
-                        return self.wait_for(&candidates[..1]).await;
+                        return wait_for(&self.waiting, &candidates[..1]).await;
                     }
                 }
             }
         }
-        self.wait_for(&candidates).await
-    }
-
-    /// Waits for the first of these providers to have room. The caller's deadline bounds the wait.
-    async fn wait_for(&self, candidates: &[&Provider]) -> Result<Lease, CallError> {
-        let _place = Place::take(&self.waiting)?;
-        let waits = candidates.iter().filter_map(|provider| {
-            let permits = Arc::clone(provider.spoke.permits.as_ref()?);
-            let provider = (*provider).clone();
-            Some(Box::pin(async move {
-                let gone = provider.spoke.peer.gone().clone();
-                let permit = tokio::select! {
-                    permit = permits.acquire_owned() => permit.ok(),
-                    () = gone.cancelled() => None,
-                };
-                // A spoke that was told to drain meanwhile finishes what runs and takes no more.
-                let permit = permit.filter(|_| provider.spoke.takes_calls());
-                permit.map(|permit| Lease::new(provider, Some(permit)))
-            }))
-        });
-        let mut waits: Vec<_> = waits.collect();
-        while !waits.is_empty() {
-            let (lease, _, rest) = select_all(waits).await;
-            if let Some(lease) = lease {
-                return Ok(lease);
-            }
-            waits = rest;
-        }
-        Err(CallError::new(ErrorCode::OperationUnavailable, "every provider went away while the call waited"))
+        wait_for(&self.waiting, &candidates).await
     }
 
     /// Best candidate first.
     fn arrange(&self, candidates: &mut [&Provider], sticky: Option<&str>) {
         match self.policy {
-            Policy::LeastPending => candidates.sort_by_key(|p| p.spoke.in_flight()),
+            // On a tie, the way that does not lead over another hub.
+            Policy::LeastPending => candidates.sort_by_key(|p| (p.spoke.in_flight(), !p.spoke.is_local())),
             Policy::First => candidates.sort_by_key(|p| p.spoke.order),
             Policy::Last => candidates.sort_by_key(|p| std::cmp::Reverse(p.spoke.order)),
             Policy::RoundRobin => {
@@ -111,10 +84,56 @@ impl Found {
             Policy::Sticky => match sticky {
                 // Rendezvous hashing: when a provider comes or goes, only its own keys move.
                 Some(key) => candidates.sort_by_key(|p| std::cmp::Reverse(weight(key, &p.spoke.name))),
-                None => candidates.sort_by_key(|p| p.spoke.in_flight()),
+                None => candidates.sort_by_key(|p| (p.spoke.in_flight(), !p.spoke.is_local())),
             },
         }
     }
+}
+
+impl Directory {
+    /// The right to run a call of another hub on this spoke.
+    ///
+    /// # Errors
+    /// `OVERLOADED` when too many calls wait already, `OPERATION_UNAVAILABLE` when it takes no calls.
+    pub(crate) async fn lease(&self, spoke: &Arc<SpokeConnection>) -> Result<Lease, CallError> {
+        let provider = Provider { spoke: Arc::clone(spoke), local: "".into() };
+        if !spoke.takes_calls() {
+            return Err(unavailable(&spoke.name));
+        }
+        match spoke.permits.as_ref().map(|permits| Arc::clone(permits).try_acquire_owned()) {
+            None => Ok(Lease::new(provider, None)),
+            Some(Ok(permit)) => Ok(Lease::new(provider, Some(permit))),
+            Some(Err(_)) => wait_for(&self.waiting, &[&provider]).await,
+        }
+    }
+}
+
+/// Waits for the first of these providers to have room. The caller's deadline bounds the wait.
+async fn wait_for(waiting: &AtomicUsize, candidates: &[&Provider]) -> Result<Lease, CallError> {
+    let _place = Place::take(waiting)?;
+    let waits = candidates.iter().filter_map(|provider| {
+        let permits = Arc::clone(provider.spoke.permits.as_ref()?);
+        let provider = (*provider).clone();
+        Some(Box::pin(async move {
+            let gone = provider.spoke.peer.gone().clone();
+            let permit = tokio::select! {
+                permit = permits.acquire_owned() => permit.ok(),
+                () = gone.cancelled() => None,
+            };
+            // A spoke that was told to drain meanwhile finishes what runs and takes no more.
+            let permit = permit.filter(|_| provider.spoke.takes_calls());
+            permit.map(|permit| Lease::new(provider, Some(permit)))
+        }))
+    });
+    let mut waits: Vec<_> = waits.collect();
+    while !waits.is_empty() {
+        let (lease, _, rest) = select_all(waits).await;
+        if let Some(lease) = lease {
+            return Ok(lease);
+        }
+        waits = rest;
+    }
+    Err(CallError::new(ErrorCode::OperationUnavailable, "every provider went away while the call waited"))
 }
 
 fn weight(key: &str, spoke: &str) -> u64 {

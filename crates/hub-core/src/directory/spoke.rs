@@ -4,24 +4,29 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hub_operations::Peer;
 use hub_protocol::ops::hub::Policy;
-use hub_protocol::{ConnectionId, SpokeId};
+use hub_protocol::{ConnectionId, HubId, SpokeId};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-/// A connected spoke.
+/// A connected spoke, here or at another hub.
 pub(crate) struct SpokeConnection {
     pub(crate) id: SpokeId,
     pub(crate) name: Arc<str>,
     pub(crate) connection: ConnectionId,
     pub(crate) instance: Uuid,
     pub(crate) started_at: u64,
+    /// Its connection, or the link to the hub that has it.
     pub(crate) peer: Peer,
+    /// The hub that it is connected to, if that is another one.
+    pub(crate) hub: Option<HubId>,
     pub(crate) policy: Policy,
     /// Age among registrations, for the policies `first` and `last`.
     pub(crate) order: u64,
     /// `maxInFlight`, when the spoke has one.
     pub(super) permits: Option<Arc<Semaphore>>,
     pub(super) in_flight: AtomicU64,
+    /// Calls running on it by the word of its hub.
+    reported: AtomicU64,
     draining: AtomicBool,
     state: Mutex<State>,
 }
@@ -47,8 +52,20 @@ pub(crate) struct SpokeFacts {
 }
 
 impl SpokeConnection {
+    /// A spoke on a connection of this hub.
     pub(crate) fn new(facts: SpokeFacts, peer: Peer) -> Arc<Self> {
+        Self::make(None, facts, peer)
+    }
+
+    /// A spoke that is connected to another hub, by the link to it.
+    pub(crate) fn at_hub(hub: HubId, facts: SpokeFacts, link: Peer) -> Arc<Self> {
+        Self::make(Some(hub), facts, link)
+    }
+
+    fn make(hub: Option<HubId>, facts: SpokeFacts, peer: Peer) -> Arc<Self> {
         Arc::new(Self {
+            hub,
+            reported: AtomicU64::new(0),
             id: facts.id,
             name: facts.name.into(),
             connection: facts.connection,
@@ -64,9 +81,19 @@ impl SpokeConnection {
         })
     }
 
-    /// Calls running on it now.
+    /// Whether it is connected to this hub.
+    pub(crate) fn is_local(&self) -> bool {
+        self.hub.is_none()
+    }
+
+    /// Calls running on it now, as far as this hub knows.
     pub(crate) fn in_flight(&self) -> u64 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.in_flight.load(Ordering::Relaxed).max(self.reported.load(Ordering::Relaxed))
+    }
+
+    /// Takes what its hub says of its load.
+    pub(super) fn report(&self, calls: u64) {
+        self.reported.store(calls, Ordering::Relaxed);
     }
 
     /// Whether it takes no new calls.
@@ -108,6 +135,11 @@ impl SpokeConnection {
         if load.is_some() {
             state.load = load;
         }
+    }
+
+    /// Takes what the store has of its load.
+    pub(crate) fn heard_row(&self, load: Option<f64>) {
+        self.lock().load = load;
     }
 
     /// Load and time of the last heartbeat.

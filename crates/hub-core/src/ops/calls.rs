@@ -2,7 +2,7 @@ mod convert;
 mod observe;
 mod replay;
 
-use futures_util::stream::{self, Stream};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use hub_operations::RegistryBuilder;
 use hub_protocol::ops::calls::{
     AbortCall, AbortedCall, AttachCall, AttachItem, CallEdge, CallPage, CallRecord, CallStats, CallTree, EdgeKind,
@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::abort::{self, Abort};
 use crate::ctx::Ctx;
+use crate::hub::Hub;
 use crate::live::Next;
 use crate::ops::audit;
 use crate::{CoreError, Principal};
@@ -123,9 +124,7 @@ fn keep_below(calls: &mut Vec<CallRow>, top: CallId) {
 
 async fn abort_call(ctx: Ctx, params: AbortCall) -> Result<AbortedCall, CallError> {
     let Some(live) = ctx.hub().calls().get(params.call_id) else {
-        // Ended calls have nothing to abort; unknown ones do not exist.
-        visible_row(&ctx, params.call_id).await?;
-        return Ok(AbortedCall { receipts: Vec::new() });
+        return abort_elsewhere(&ctx, params).await;
     };
     let me = &ctx.caller().id;
     let own = live.caller.id == *me || live.caller.chain.contains(me);
@@ -143,16 +142,67 @@ async fn abort_call(ctx: Ctx, params: AbortCall) -> Result<AbortedCall, CallErro
     Ok(AbortedCall { receipts: abort::tree(ctx.hub().calls(), params.call_id, plan).await })
 }
 
+/// Aborts a call that does not run here: it has ended, or it runs on another hub.
+async fn abort_elsewhere(ctx: &Ctx, params: AbortCall) -> Result<AbortedCall, CallError> {
+    // Ended calls have nothing to abort; unknown ones do not exist.
+    let row = visible_row(ctx, params.call_id).await?;
+    let Some((home, cluster)) = home_of(ctx, &row).zip(ctx.hub().cluster()) else {
+        return Ok(AbortedCall { receipts: Vec::new() });
+    };
+    let me = &ctx.caller().id;
+    let own = row.principal == *me || row.root != row.call_id && visible_root(ctx, &row).await?;
+    if !own && !ctx.caller().has_scope(ABORT) {
+        return Err(CoreError::NotFound { what: "call" }.into());
+    }
+    if !own {
+        let actor = Principal { identity: ctx.as_caller().identity.clone(), key: ctx.as_caller().key.clone() };
+        let details =
+            json!({ "operationId": row.operation_id, "principal": row.principal, "reason": params.reason });
+        audit::note(ctx.hub(), &actor, "calls.abort", &row.call_id.to_string(), details).await?;
+    }
+    let grace = params.grace_ms.map_or(abort::GRACE, std::time::Duration::from_millis);
+    let plan = Abort { mode: params.mode, reason: params.reason, grace };
+    Ok(AbortedCall { receipts: cluster.abort(home, row.call_id, plan).await? })
+}
+
+/// Whether the caller is the root caller of the call's tree.
+async fn visible_root(ctx: &Ctx, row: &CallRow) -> Result<bool, CoreError> {
+    let root = ctx.hub().store().calls().get(row.root).await?;
+    Ok(root.is_some_and(|root| root.principal == ctx.caller().id))
+}
+
+/// The other hub that runs a call, by its record.
+fn home_of(ctx: &Ctx, row: &CallRow) -> Option<hub_protocol::HubId> {
+    (row.completed_at.is_none() && row.hub_id != ctx.hub().id()).then_some(row.hub_id)
+}
+
 async fn attach(
     ctx: Ctx,
     params: AttachCall,
-) -> Result<impl Stream<Item = Result<AttachItem, CallError>> + Send + 'static, CallError> {
-    let live = ctx.hub().attachable(params.call_id).ok_or(CoreError::NotFound { what: "running stream" })?;
+) -> Result<BoxStream<'static, Result<AttachItem, CallError>>, CallError> {
+    let after = params.after.unwrap_or(0);
+    let Some(live) = ctx.hub().attachable(params.call_id) else {
+        let missing = CoreError::NotFound { what: "running stream" };
+        let cluster = ctx.hub().cluster().ok_or(missing)?;
+        let row = visible_row(&ctx, params.call_id).await?;
+        // Also of an ended call: its hub may still hold its stream.
+        return cluster.attach(row.hub_id, row.call_id, after).await;
+    };
     let own = live.caller.id == ctx.caller().id || live.caller.chain.contains(&ctx.caller().id);
     if !own && !ctx.caller().has_scope(READ) {
         return Err(CoreError::NotFound { what: "running stream" }.into());
     }
-    Ok(stream::unfold((live, params.after.unwrap_or(0)), |(live, after)| async move {
+    held_items(ctx.hub(), params.call_id, after)
+}
+
+/// The stream of a call of this hub from an item on; rights have been checked.
+pub(crate) fn held_items(
+    hub: &Hub,
+    call_id: CallId,
+    after: u64,
+) -> Result<BoxStream<'static, Result<AttachItem, CallError>>, CallError> {
+    let live = hub.attachable(call_id).ok_or(CoreError::NotFound { what: "running stream" })?;
+    let items = stream::unfold((live, after), |(live, after)| async move {
         loop {
             match live.held.after(after) {
                 Next::Item(item, envelope) => {
@@ -164,7 +214,8 @@ async fn attach(
                 Next::End => return None,
             }
         }
-    }))
+    });
+    Ok(items.boxed())
 }
 
 async fn export(

@@ -55,9 +55,16 @@ async fn drain(ctx: Ctx, params: DrainSpoke) -> Result<DrainingSpoke, CallError>
         }
         Some(name) => ctx.hub().directory().spoke(&name).ok_or(CoreError::NotFound { what: "connected spoke" })?,
     };
+    if let (Some(home), Some(cluster)) = (spoke.hub, ctx.hub().cluster()) {
+        spoke.set_draining(true);
+        return Ok(DrainingSpoke { in_flight: cluster.drain(home, &spoke.name).await? });
+    }
     spoke.set_draining(true);
     let now = Stamp::now();
     ctx.hub().store().spokes().heartbeat(spoke.id, None, None, Some(true), now).await.map_err(CoreError::from)?;
+    if let Some(cluster) = ctx.hub().cluster() {
+        cluster.spoke_changed(&spoke.name, false).await;
+    }
     Ok(DrainingSpoke { in_flight: spoke.in_flight() })
 }
 
@@ -71,6 +78,9 @@ async fn heartbeat(ctx: Ctx, params: SpokeHeartbeat) -> Result<HeartbeatSeen, Ca
     let agents = params.agents.as_ref().map(crate::redact::keys_in_json);
     let stored = ctx.hub().store().spokes().heartbeat(spoke.id, params.load, agents, params.draining, now).await;
     stored.map_err(CoreError::from)?;
+    if let (Some(cluster), true) = (ctx.hub().cluster(), params.draining.is_some()) {
+        cluster.spoke_changed(&spoke.name, false).await;
+    }
     Ok(HeartbeatSeen { at: now.millis() })
 }
 

@@ -3,11 +3,11 @@ use std::collections::BTreeMap;
 use hub_operations::RegistryBuilder;
 use hub_protocol::ops::keys::{CreateKey, CreatedKey, KeyItem, Keys, ListKeys, RevokeKey, RotateKey};
 use hub_protocol::{AccountId, CallError, Identity, KeyId};
-use hub_storage::{AccountRow, KeyRow, NewEvent, Stamp};
+use hub_storage::{AccountRow, KeyRow, NewEvent, Stamp, Store};
 use serde_json::json;
 
 use crate::ctx::Ctx;
-use crate::hub::{FirstKey, Hub};
+use crate::hub::FirstKey;
 use crate::key::NewKey;
 use crate::ops::audit;
 use crate::{CoreError, Principal, redact};
@@ -24,7 +24,7 @@ pub(super) fn register(builder: RegistryBuilder<Ctx>) -> RegistryBuilder<Ctx> {
 
 /// The admin key of a fresh hub. It counts only once `keep` has put it where its owner finds it.
 pub(crate) async fn make_first<E: From<CoreError>>(
-    hub: &Hub,
+    store: &Store,
     account: &AccountRow,
     keep: impl FnOnce(&FirstKey) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -33,8 +33,8 @@ pub(crate) async fn make_first<E: From<CoreError>>(
     let row = KeyRow { name: "admin".into(), scopes: vec!["*".into()], ..new_row(&key, account) };
     let audit = audit::row(&Principal::root(), "keys.create", &row.public_id, json!({ "name": "admin" }));
     let event = event(&row, "created");
-    let stored = hub.store().keys().insert(row, audit, event).await.map_err(CoreError::from)?;
-    hub.log().announce(Some(stored.seq)).await;
+    // Readers of the log find the event when they look the next time.
+    store.keys().insert(row, audit, event).await.map_err(CoreError::from)?;
     Ok(())
 }
 
@@ -81,6 +81,7 @@ async fn rotate(ctx: Ctx, params: RotateKey) -> Result<CreatedKey, CallError> {
     ctx.hub().log().announce(Some(stored.seq)).await;
     // The old key's end is now earlier than its cached row says.
     ctx.hub().doorman().forget(&old.public_id);
+    tell_cluster(&ctx, &old, false).await;
     Ok(CreatedKey { key: item(new), secret: key.text().to_owned() })
 }
 
@@ -97,7 +98,15 @@ async fn revoke(ctx: Ctx, params: RevokeKey) -> Result<KeyItem, CallError> {
     // After the answer: the caller may be using the very key.
     let (hub, id) = (ctx.hub().clone(), row.id);
     ctx.hub().after_answer("revoke", move || hub.sessions().revoke(id));
+    tell_cluster(&ctx, &row, true).await;
     Ok(item(row))
+}
+
+/// Lets the other hubs look at the key again.
+async fn tell_cluster(ctx: &Ctx, key: &KeyRow, revoked: bool) {
+    if let Some(cluster) = ctx.hub().cluster() {
+        cluster.key_changed(key.id, &key.public_id, revoked).await;
+    }
 }
 
 async fn list(ctx: Ctx, params: ListKeys) -> Result<Keys, CallError> {

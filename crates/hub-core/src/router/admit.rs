@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use hub_operations::{Definition, TableError};
+use hub_operations::{Definition, TableError, now_ms, until};
 use hub_protocol::ops::Operation;
 use hub_protocol::ops::hub::CallOperation;
 use hub_protocol::{CallError, CallId, CallRequested, ErrorCode, Identity, Json, OnDisconnect, OperationType};
@@ -19,7 +19,7 @@ type Refused = (Option<CallId>, CallError);
 impl Hub {
     /// Everything that is decided before a handler is chosen.
     pub(super) async fn admit(&self, caller: Caller, mut request: CallRequested, leash: Leash) -> Result<Run, Refused> {
-        let target = self.find(&request, &caller.identity).map_err(|e| (None, e))?;
+        let target = self.find_or_wait(&request, &caller.identity, &leash).await.map_err(|e| (None, e))?;
         let definition = Arc::clone(target.definition());
         if request.input.is_null() && matches!(target, Target::Own(_)) {
             // A call of the hub's own operation without input is one with no members.
@@ -40,6 +40,34 @@ impl Hub {
             return Err((Some(id), run.refuse(error).await));
         }
         self.key_in(run).await
+    }
+
+    /// As [`Hub::find`]; waits a little for spokes that are between two hubs.
+    async fn find_or_wait(
+        &self,
+        request: &CallRequested,
+        caller: &Identity,
+        leash: &Leash,
+    ) -> Result<Target, CallError> {
+        let found = self.find(request, caller);
+        if self.cluster().is_none() || !found.as_ref().is_err_and(|e| e.is(ErrorCode::OperationUnavailable)) {
+            return found;
+        }
+        let deadline = request.deadline.unwrap_or_else(|| now_ms() + hub_protocol::DEFAULT_DEADLINE_MS);
+        tokio::select! {
+            _came = self.directory().comes_back(&request.operation_id) => self.find(request, caller),
+            () = tokio::time::sleep(until(deadline)) => found,
+            () = leash.abort.fired() => found,
+            () = leash.gone.cancelled() => found,
+        }
+    }
+
+    /// What kind of operation this is for the caller; a query where nothing is known.
+    pub(crate) fn kind_of(&self, operation_id: &str, caller: &Identity) -> OperationType {
+        let request = CallRequested::new(String::new(), operation_id, Json::null());
+        let found = self.find(&request, caller).ok().map(|target| target.definition().spec().kind);
+        let plain = operation_id.split('@').next().unwrap_or_default();
+        found.or_else(|| self.directory().show(plain).map(|d| d.spec().kind)).unwrap_or(OperationType::Query)
     }
 
     /// Looks among the hub's own operations, then in the directory.

@@ -4,11 +4,14 @@ use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{BoxStream, StreamExt};
 use hub_operations::{Definition, Entry, Pending, Reply, now_ms};
 use hub_protocol::ops::calls::{CallEventKind, CallStatus};
-use hub_protocol::{CallError, CallRequested, ErrorCode, Identity, Json, OperationType, ResponseEnvelope};
+use hub_protocol::{
+    CallError, CallRequested, ErrorCode, Identity, Json, OnDisconnect, OperationType, ResponseEnvelope,
+};
 use semver::VersionReq;
 
 use super::Caller;
 use super::terms::Recording;
+use crate::cluster::{Cluster, to_serve};
 use crate::ctx::Ctx;
 use crate::directory::{Found, Lease, SpokeConnection};
 use crate::hub::Hub;
@@ -22,6 +25,12 @@ pub(super) fn disconnected(live: &LiveCall, retryable: bool) -> CallError {
     CallError::new(ErrorCode::SpokeDisconnected, "the spoke's connection was lost during the call")
         .with_retryable(retryable)
         .with_details(&serde_json::json!({ "spoke": live.spoke().as_deref() }))
+}
+
+/// The hub may have lost its spokes to others while it could not reach the store.
+fn fenced() -> CallError {
+    CallError::new(ErrorCode::OperationUnavailable, "this hub can't reach the store and may not use its spokes")
+        .with_retryable(true)
 }
 
 /// Where a call's responses come from.
@@ -46,6 +55,9 @@ pub(super) struct ToSpoke {
     pub(super) found: Arc<Found>,
     pub(super) request: Arc<CallRequested>,
     pub(super) recording: Arc<Recording>,
+    pub(super) on_disconnect: OnDisconnect,
+    /// A spoke that may have begun or done this already, and remembers.
+    pub(super) prefer: Option<Arc<str>>,
 }
 
 impl ToSpoke {
@@ -55,14 +67,20 @@ impl ToSpoke {
     }
 
     async fn hand_over(mut self, lost: Option<Arc<SpokeConnection>>) -> Result<Source, CallError> {
-        let mut not = lost.clone();
+        // A spoke whose hub was lost, not itself, may be back under the same connection.
+        let mut not = lost.clone().filter(|s| s.is_local() || !s.peer.gone().is_cancelled());
         let mut looks = 0;
+        self.wait_for_preferred().await;
         loop {
             let lease = match self.lease(not.as_deref()).await {
                 Ok(lease) => lease,
                 Err(error) if error.is(ErrorCode::OperationUnavailable) => {
                     looks += 1;
-                    if looks < LOOKS && self.look_again(not.as_deref()) {
+                    let waits = self.hub.cluster().is_some();
+                    if looks < LOOKS
+                        && (self.look_again(not.as_deref())
+                            || waits && self.comes_back().await && self.look_again(not.as_deref()))
+                    {
                         continue;
                     }
                     return Err(if lost.is_some() { disconnected(&self.live, true) } else { error });
@@ -70,10 +88,17 @@ impl ToSpoke {
                 Err(error) => return Err(error),
             };
             let spoke = Arc::clone(&lease.provider.spoke);
+            if spoke.is_local() && self.hub.cluster().is_some_and(Cluster::is_fenced) {
+                return Err(fenced());
+            }
             self.live.dispatched(Arc::clone(&spoke.name), spoke.connection, spoke.peer.clone());
             self.recording.running(&self.hub, &self.live).await;
             let one = self.found.definition.spec().kind != OperationType::Subscription;
-            match spoke.peer.start(&self.wire_request(&lease), one).await {
+            let request = match spoke.hub {
+                None => self.wire_request(&lease),
+                Some(_) => to_serve(&spoke.name, spoke.connection, one, self.wire_request(&lease)),
+            };
+            match spoke.peer.start(&request, one).await {
                 Ok(pending) => {
                     self.live.sent();
                     return Ok(Source::Spoke(pending, lease));
@@ -86,6 +111,19 @@ impl ToSpoke {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// A spoke that is between two hubs is waited for: it knows what became of the call.
+    async fn wait_for_preferred(&mut self) {
+        let Some(name) = self.prefer.clone() else { return };
+        let plain = self.request.operation_id.split('@').next().unwrap_or_default();
+        if self.hub.directory().comes_back(&format!("{plain}@{name}")).await {
+            self.look_again(None);
+        }
+    }
+
+    async fn comes_back(&self) -> bool {
+        self.hub.directory().comes_back(&self.request.operation_id).await
     }
 
     /// Providers may have changed since the call was admitted: a spoke that a newer instance supersedes takes nothing
@@ -103,6 +141,12 @@ impl ToSpoke {
 
     async fn lease(&self, not: Option<&SpokeConnection>) -> Result<Lease, CallError> {
         let sticky = self.sticky_key();
+        let preferred = self.prefer.as_deref().and_then(|name| self.found.only(name));
+        if let Some(preferred) = preferred
+            && let Ok(lease) = preferred.choose(None, not).await
+        {
+            return Ok(lease);
+        }
         // A free provider is the usual case and needs no record of having waited.
         if let Some(lease) = self.found.choose(sticky.as_deref(), not).now_or_never() {
             return lease;
@@ -132,7 +176,8 @@ impl ToSpoke {
             identity: Some(Identity::clone(&self.live.caller)),
             metadata: self.request.metadata.clone(),
             idempotency_key: self.request.idempotency_key.clone(),
-            on_disconnect: None,
+            // Only another hub looks at it.
+            on_disconnect: lease.provider.spoke.hub.map(|_| self.on_disconnect),
             budget: self.live.budget,
             // Exact, so that a spoke with several versions knows which is meant.
             version: Some(self.found.definition.version().to_string()),
@@ -202,7 +247,14 @@ impl Recording {
     async fn write_start(&self, hub: &Hub, live: &LiveCall, status: CallStatus) {
         let row = Box::new(live.row(hub.id(), status));
         let event = live.event(CallEventKind::Requested, None, None);
-        self.write(hub, crate::recorder::Change::Started(row, event)).await;
+        let change = crate::recorder::Change::Started(row, event);
+        if live.idempotency_key.is_none() {
+            return self.write(hub, change).await;
+        }
+        // Whoever finds the key without an outcome has to know which spoke may have done the work.
+        if hub.recorder().committed(change).await.is_err() {
+            tracing::warn!("a call's record was not written: the hub is closing");
+        }
     }
 
     async fn write(&self, hub: &Hub, change: crate::recorder::Change) {

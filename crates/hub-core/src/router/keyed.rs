@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hub_protocol::{CallError, ErrorCode, Json, OperationType, ResponseEnvelope};
 use hub_storage::{EdgeRow, IdempotencyRow, KeyedOutcome, Stamp};
@@ -21,6 +22,12 @@ const MAX_KEY: usize = 255;
 
 /// How often a running execution is looked for again when it ended without an outcome.
 const TRIES: usize = 3;
+
+/// How often an execution on another hub is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Age of a claimed key, in milliseconds, at which a call without a record will not come any more.
+const UNRECORDED_MS: u64 = 5_000;
 
 /// What a key leads to.
 pub(super) enum Begun {
@@ -64,7 +71,8 @@ impl Run {
         }
         let key = stored_key(key);
         let input_hash = hash_of(&self.request().input);
-        for _ in 0..TRIES {
+        let mut tries = 0;
+        while tries < TRIES {
             let now = Stamp::now();
             let row = IdempotencyRow {
                 principal: self.live().caller.id.clone(),
@@ -92,8 +100,13 @@ impl Run {
             }
             match self.hub().calls().get(found.call_id) {
                 // Its end is followed by its outcome in the store, or by the key being free again.
-                Some(running) => self.wait_for(&running).await?,
+                Some(running) => {
+                    tries += 1;
+                    self.wait_for(&running).await?;
+                }
+                None if self.runs_elsewhere(&found).await? => self.pause(LOOK_EVERY).await?,
                 None => {
+                    tries += 1;
                     let id = (&found.principal, &found.operation_id, &found.key);
                     store.idempotency().release(id.0, id.1, id.2, found.call_id).await.map_err(CoreError::from)?;
                 }
@@ -101,6 +114,41 @@ impl Run {
         }
         Err(CallError::new(ErrorCode::Conflict, "the call with this idempotency key has not settled")
             .with_retryable(true))
+    }
+
+    /// Whether another hub may be at it. If that hub is lost, the spoke that had the call is the one to ask again.
+    async fn runs_elsewhere(&mut self, found: &IdempotencyRow) -> Result<bool, CallError> {
+        let store = self.hub().store().clone();
+        let row = store.calls().get(found.call_id).await.map_err(CoreError::from)?;
+        let clustered = self.hub().cluster().is_some();
+        let Some(row) = row else {
+            // It is recorded before it is given to a spoke, so without a record nothing has happened, unless its hub
+            // is just about to.
+            let age = Stamp::now().millis().saturating_sub(found.created_at.millis());
+            return Ok(clustered && age < UNRECORDED_MS);
+        };
+        if clustered && row.completed_at.is_none() && row.hub_id != self.hub().id() {
+            let hubs = store.hubs().list().await.map_err(CoreError::from)?;
+            if hubs.iter().any(|hub| hub.id == row.hub_id) {
+                return Ok(true);
+            }
+        }
+        self.prefer(row.spoke);
+        Ok(false)
+    }
+
+    /// Waits, unless the call ends first.
+    async fn pause(&self, pause: Duration) -> Result<(), CallError> {
+        let left = self.live().deadline.map_or(Duration::MAX, hub_operations::until);
+        if left <= pause {
+            tokio::time::sleep(left).await;
+            return Err(still_running());
+        }
+        tokio::select! {
+            () = self.live().stop.fired() => Err(CallError::new(ErrorCode::Aborted, "the call was aborted")),
+            () = self.leash().abort.fired() => Err(CallError::new(ErrorCode::Aborted, "the call was aborted")),
+            () = tokio::time::sleep(pause) => Ok(()),
+        }
     }
 
     /// Shows in the record that this call's result is the other one's.
@@ -112,7 +160,7 @@ impl Run {
     }
 
     async fn wait_for(&mut self, running: &Arc<crate::live::LiveCall>) -> Result<(), CallError> {
-        let deadline = self.live().deadline.map_or(std::time::Duration::MAX, hub_operations::until);
+        let deadline = self.live().deadline.map_or(Duration::MAX, hub_operations::until);
         tokio::select! {
             // Who has attached shares the failure. An abort is its caller's own: then the next one runs it.
             _ = running.finished() => match running.failure() {
@@ -121,9 +169,7 @@ impl Run {
             },
             () = self.live().stop.fired() => Err(CallError::new(ErrorCode::Aborted, "the call was aborted")),
             () = self.leash().abort.fired() => Err(CallError::new(ErrorCode::Aborted, "the call was aborted")),
-            () = tokio::time::sleep(deadline.min(std::time::Duration::from_secs(86_400))) => {
-                Err(CallError::new(ErrorCode::Timeout, "the call with this idempotency key is still running"))
-            }
+            () = tokio::time::sleep(deadline.min(Duration::from_secs(86_400))) => Err(still_running()),
         }
     }
 
@@ -159,6 +205,10 @@ impl Run {
         };
         crate::redact::keys_in_json(&text)
     }
+}
+
+fn still_running() -> CallError {
+    CallError::new(ErrorCode::Timeout, "the call with this idempotency key is still running")
 }
 
 fn unreadable() -> CallError {

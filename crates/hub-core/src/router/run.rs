@@ -15,6 +15,7 @@ use super::record::Ended;
 use super::terms::{Recording, Target, Terms};
 use super::{Caller, Leash};
 use crate::abort::{self, Abort};
+use crate::cluster::NOT_HERE;
 use crate::directory::Found;
 use crate::hub::Hub;
 use crate::live::LiveCall;
@@ -23,6 +24,9 @@ use crate::redact::{self, Kept};
 
 /// Items of one stream that are recorded; later ones are only counted.
 const RECORDED_ITEMS: u64 = 1_000;
+
+/// Times a call may find that its spoke has moved to another hub.
+const MAX_MOVES: u32 = 4;
 
 /// Times a call is given to a provider at most: once more when the first is lost before it began.
 const MAX_ATTEMPTS: i32 = 2;
@@ -41,6 +45,9 @@ pub(crate) struct Run {
     recording: Arc<Recording>,
     /// The idempotency key that this call holds.
     key: Option<String>,
+    /// A spoke that may have begun or done the work already.
+    prefer: Option<Arc<str>>,
+    moves: u32,
     deadline: Timer,
     idle: Timer,
     items: u64,
@@ -89,6 +96,8 @@ impl Run {
             source: Source::New,
             recording: Arc::new(recording),
             key: None,
+            prefer: None,
+            moves: 0,
             deadline,
             idle,
             items: 0,
@@ -124,6 +133,10 @@ impl Run {
 
     pub(super) fn hold_key(&mut self, key: String) {
         self.key = Some(key);
+    }
+
+    pub(super) fn prefer(&mut self, spoke: Option<String>) {
+        self.prefer = spoke.map(Into::into);
     }
 
     pub(super) fn check_budget(&self) -> Result<(), CallError> {
@@ -226,6 +239,8 @@ impl Run {
             found: Arc::clone(found),
             request: Arc::clone(&self.request),
             recording: Arc::clone(&self.recording),
+            on_disconnect: self.terms.on_disconnect,
+            prefer: self.prefer.clone(),
         }
     }
 
@@ -253,13 +268,17 @@ impl Run {
                 self.source = source;
                 None
             }
+            Step::End(End::Failed(error)) if self.is_remote() && error.code == NOT_HERE => self.elsewhere().await,
+            Step::End(End::Failed(error)) if self.is_remote() && error.is(ErrorCode::SpokeDisconnected) => {
+                self.lost(false).await
+            }
             Step::Started(Err(error)) | Step::End(End::Failed(error)) => Some(Err(self.fail(error).await)),
             Step::End(End::Completed) => self.completed().await,
             Step::End(End::Aborted { reason, receipts }) => {
                 // The callee gave up by itself.
                 Some(Err(self.fail(Pending::error_of(End::Aborted { reason, receipts })).await))
             }
-            Step::End(End::Lost) => self.lost().await,
+            Step::End(End::Lost) => self.lost(self.is_remote()).await,
             Step::Stopped => Some(Err(self.stopped().await)),
             Step::Skipped => Some(Err(self.skip(aborted(Some("answered early"))))),
             Step::CallerAborts => {
@@ -346,14 +365,42 @@ impl Run {
         error
     }
 
+    /// Whether a spoke of another hub has the call.
+    fn is_remote(&self) -> bool {
+        matches!(&self.source, Source::Spoke(_, lease) if !lease.provider.spoke.is_local())
+    }
+
+    /// The hub that was asked does not have the spoke: nothing has happened, so any call may look for it again.
+    async fn elsewhere(&mut self) -> Option<Result<Json, CallError>> {
+        let (Target::Spoke(found), Source::Spoke(_, lease)) = (&self.target, &self.source) else { return None };
+        let spoke = Arc::clone(&lease.provider.spoke);
+        self.live.not_dispatched();
+        self.moves += 1;
+        if self.moves > MAX_MOVES {
+            let error = crate::directory::unavailable(self.live.definition.id());
+            return Some(Err(self.fail(error).await));
+        }
+        self.hub.directory().expect_back(&spoke.name);
+        if let Some(cluster) = self.hub.cluster() {
+            cluster.refresh(&self.hub, &spoke.name).await;
+        }
+        self.source = self.to_spoke(found).start(None);
+        None
+    }
+
     /// The provider's connection went away: another one may take the call over if nothing can have happened twice.
-    async fn lost(&mut self) -> Option<Result<Json, CallError>> {
+    /// `hub`: rather its hub, while the spoke may be well and come back at another; a keyed call then goes back to the
+    /// same spoke, which knows what it has begun.
+    async fn lost(&mut self, hub: bool) -> Option<Result<Json, CallError>> {
         let Target::Spoke(found) = &self.target else { return None };
         let safe = self.kind() == OperationType::Query || self.key.is_some();
         let begun = self.items > 0;
-        let again = found.pooled && safe && !begun && self.live.attempts() < MAX_ATTEMPTS;
+        let again = (found.pooled || hub) && safe && !begun && self.live.attempts() < MAX_ATTEMPTS;
         if let (Source::Spoke(_, lease), true) = (&self.source, again) {
             let lost = Arc::clone(&lease.provider.spoke);
+            if hub && self.key.is_some() {
+                self.prefer = Some(Arc::clone(&lost.name));
+            }
             self.source = self.to_spoke(found).start(Some(lost));
             return None;
         }
@@ -483,6 +530,8 @@ impl Run {
             source: std::mem::replace(&mut self.source, Source::Ended),
             recording: Arc::clone(&self.recording),
             key: self.key.take(),
+            prefer: self.prefer.clone(),
+            moves: self.moves,
             deadline: self.deadline.take(),
             idle: self.idle.take(),
             items: self.items,

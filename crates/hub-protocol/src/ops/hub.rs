@@ -330,6 +330,32 @@ wire! {
         recorder_backlog: u64,
         /// Position of the newest event.
         last_event: u64,
+        /// The hubs of the cluster that live, the one that answers first; empty for a hub on its own.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        hubs: Vec<HubItem>,
+    }
+    /// One hub of a cluster, as the answering hub last heard it.
+    pub struct HubItem {
+        /// The hub process.
+        hub_id: HubId,
+        /// Where it says that it is reached.
+        address: String,
+        /// Program version.
+        version: String,
+        /// Since when, in milliseconds since the epoch.
+        started_at: u64,
+        /// Whether it is going down.
+        draining: bool,
+        /// Open WebSocket connections.
+        connections: u64,
+        /// Calls running there now.
+        calls_in_flight: u64,
+        /// Whether it is the hub that answers.
+        own: bool,
+        /// Whether calls can go there and back: they take the bus.
+        linked: bool,
+        /// Its last sign of life, in milliseconds since the epoch.
+        last_heard_at: u64,
     }
     /// Asks who the caller is.
     #[derive(Default)]

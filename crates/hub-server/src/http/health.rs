@@ -12,17 +12,27 @@ pub(crate) async fn alive() -> Response {
     respond(&json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") }).into())
 }
 
+/// Longest wait for the store.
+const STORE_ANSWERS: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// `GET /readyz`: whether the hub should be given work, step by step.
 pub(crate) async fn ready(State(app): State<App>) -> Response {
     let done = app.progress.steps();
     let mut steps: Vec<_> = STEPS.iter().enumerate().map(|(i, name)| json!({ "name": name, "ok": i < done })).collect();
-    let stored = app.hub.check_store().await;
+    // An answer that comes late is none: whoever asks wants to know where to send work now.
+    let stored = tokio::time::timeout(STORE_ANSWERS, app.hub.check_store()).await;
+    let stored = stored.map_err(|_| ()).and_then(|checked| checked.map_err(|_| ()));
     if stored.is_err() {
         steps[1] = json!({ "name": STEPS[1], "ok": false, "reason": "the store does not answer" });
     }
     let draining = app.hub.is_draining();
     let ready = done == STEPS.len() && stored.is_ok() && !draining;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    // Without the bus the hub serves what is connected to it, so it stays ready; the other hubs would be no better.
+    if let Some(up) = app.hub.bus_is_up() {
+        let reason = "the bus to the other hubs is away: only what is connected here can be called";
+        steps.push(if up { json!({ "name": "bus", "ok": true }) } else { json!({ "name": "bus", "ok": false, "reason": reason }) });
+    }
     let body = json!({ "ready": ready, "draining": draining, "steps": steps });
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
