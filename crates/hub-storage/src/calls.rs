@@ -7,7 +7,7 @@ use hub_protocol::{CallId, HubId, Json};
 use crate::schema::{call_edges, calls};
 use crate::types::{BindId, Micros, Uid};
 use crate::{EventRow, Stamp, Store, StoreError};
-pub use rows::{CallBatch, CallFilter, CallRow, CallUpdate, EdgeRow, ExportFilter, KeyedOutcome, StatRow};
+pub use rows::{BatchMark, CallBatch, CallFilter, CallRow, CallUpdate, EdgeRow, ExportFilter, KeyedOutcome, StatRow};
 
 /// Most calls, and most edges, that a tree is read with.
 const TREE_LIMIT: i64 = 10_000;
@@ -19,8 +19,12 @@ pub struct Calls<'a>(pub(crate) &'a Store);
 impl Calls<'_> {
     /// Writes a batch in one transaction; returns its events with their positions. The hottest verb.
     ///
+    /// A batch with a mark may be tried again after any error, also one that leaves open whether it was written:
+    /// what was written is answered as it was then.
+    ///
     /// # Errors
-    /// [`StoreError::Conflict`] when a started call exists already; nothing is written then.
+    /// [`StoreError::Conflict`] when a started call exists already, or a later batch of the same writer; nothing is
+    /// written then.
     pub async fn record(&self, batch: CallBatch) -> Result<Vec<EventRow>, StoreError> {
         on_writer!(self.0, record(batch))
     }
@@ -88,7 +92,13 @@ backends! {
     use diesel_async::{AsyncConnection, RunQueryDsl};
 
     pub(super) async fn record(c: &mut Conn, batch: CallBatch) -> Result<Vec<EventRow>, StoreError> {
-        c.record_calls(batch).await
+        let Some(mark) = batch.mark else { return c.record_calls(batch).await };
+        if let Some(first) = of::batches::applied(c, mark).await? {
+            return Ok(crate::events::placed(first, batch.events));
+        }
+        let written = c.record_calls(batch).await?;
+        of::batches::done(c, mark, written.as_slice().first().map_or(0, |row| row.seq)).await?;
+        Ok(written)
     }
 
     pub(super) async fn get(c: &mut Conn, id: CallId) -> Result<Option<CallRow>, StoreError> {
@@ -98,7 +108,7 @@ backends! {
     /// The lowest id of the calls started at `since` or later: with it a walk along the ids stops where the
     /// time does. Ids sort by start only about, and this is exact; it reads nothing but the index.
     async fn first_since(c: &mut Conn, since: Stamp) -> Result<Option<CallId>, StoreError> {
-        let lowest = sql::<Nullable<Uid>>(&format!("min({UNINDEXED}call_id)"));
+        let lowest = sql::<Nullable<Uid>>(LOWEST_CALL);
         Ok(calls::table.filter(calls::started_at.ge(since)).select(lowest).first(c).await?)
     }
 

@@ -95,7 +95,7 @@ backends! {
     }
 
     pub(super) async fn events_before(c: &mut Conn, cutoff: Stamp) -> Result<u64, StoreError> {
-        crate::events::lite::trim(c, cutoff, CHUNK).await
+        of::events::trim(c, cutoff, CHUNK).await
     }
 
     pub(super) async fn audit_before(c: &mut Conn, cutoff: Stamp) -> Result<u64, StoreError> {

@@ -165,7 +165,7 @@ impl Spokes<'_> {
         at: Stamp,
     ) -> Result<(), StoreError> {
         let beat = Beat { load, agents: agents.map(BindDoc::from), draining, last_heartbeat_at: at };
-        on_writer!(self.0, heartbeat(id, beat))
+        on_writer_once!(self.0, heartbeat(id, beat))
     }
 
     /// The spoke of that name.
@@ -207,12 +207,12 @@ impl Spokes<'_> {
     /// # Errors
     /// What the database met.
     pub async fn disconnect_all(&self, hub: Option<HubId>, at: Stamp) -> Result<u64, StoreError> {
-        on_writer!(self.0, disconnect_all(hub, at))
+        on_writer_once!(self.0, disconnect_all(hub, at))
     }
 }
 
 /// What a heartbeat changes; here `None` is "leave it".
-#[derive(AsChangeset)]
+#[derive(Clone, AsChangeset)]
 #[diesel(table_name = spokes)]
 struct Beat {
     load: Option<f64>,
@@ -237,7 +237,7 @@ fn spec_of(text: String) -> Result<Json, StoreError> {
 }
 
 backends! {
-    use crate::events::lite::append_one;
+    use of::events::append_one;
     use diesel::dsl::exists;
     use diesel::prelude::{JoinOnDsl, OptionalExtension, QueryDsl, SelectableHelper};
     use diesel_async::RunQueryDsl;
@@ -400,7 +400,7 @@ backends! {
         (changed > 0).then_some(()).ok_or(StoreError::NotFound { what: "spoke" })
     }
 
-    pub(super) async fn by_name(c: &mut Conn, name: String) -> Result<Option<SpokeRow>, StoreError> {
+    pub(crate) async fn by_name(c: &mut Conn, name: String) -> Result<Option<SpokeRow>, StoreError> {
         Ok(spokes::table.filter(spokes::name.eq(name)).select(SpokeRow::as_select()).first(c).await.optional()?)
     }
 
