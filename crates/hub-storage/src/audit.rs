@@ -52,7 +52,7 @@ impl Audit<'_> {
     /// # Errors
     /// [`StoreError::Conflict`] when the id is taken, else what the database met.
     pub async fn append(&self, row: AuditRow) -> Result<(), StoreError> {
-        on_writer!(self.0, append(row))
+        on_writer_once!(self.0, append(row))
     }
 
     /// Entries, newest first.

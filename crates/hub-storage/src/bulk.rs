@@ -7,11 +7,11 @@ use diesel::sqlite::SqliteConnection;
 use hub_protocol::CallId;
 
 use crate::calls::{CallBatch, CallRow, CallUpdate, KeyedOutcome};
-use crate::events::{EventRow, NewEvent};
+use crate::events::{EventRow, NewEvent, placed};
 use crate::schema::{call_edges, calls, events, idempotency_keys};
 use crate::sqlite::{LiteConn, on_sync};
 use crate::types::{BindDoc, BindId};
-use crate::{Stamp, StoreError};
+use crate::{SpokeRow, Stamp, StoreError};
 
 /// What is written per backend instead of once.
 pub(crate) trait Bulk {
@@ -21,6 +21,12 @@ pub(crate) trait Bulk {
     async fn last_position(&mut self) -> Result<u64, StoreError>;
     /// Writes a batch of call records.
     async fn record_calls(&mut self, batch: CallBatch) -> Result<Vec<EventRow>, StoreError>;
+    /// Keeps other transactions that name the same thing waiting until this one has ended.
+    async fn one_at_a_time(&mut self, what: &str) -> Result<(), StoreError>;
+    /// The spoke of that name, which no other transaction changes until this one has ended.
+    async fn locked_spoke(&mut self, name: &str) -> Result<Option<SpokeRow>, StoreError>;
+    /// The clock by which leases run: that of the database where several hubs share one.
+    async fn lease_clock(&mut self) -> Result<Stamp, StoreError>;
 }
 
 impl Bulk for LiteConn {
@@ -37,10 +43,23 @@ impl Bulk for LiteConn {
         // On the plain connection: a statement costs a third there, as nothing is copied to be moved.
         on_sync(self, |c| record(c, batch)).map_err(StoreError::conflict("call"))
     }
+
+    async fn one_at_a_time(&mut self, _: &str) -> Result<(), StoreError> {
+        // There is one writer.
+        Ok(())
+    }
+
+    async fn locked_spoke(&mut self, name: &str) -> Result<Option<SpokeRow>, StoreError> {
+        crate::spokes::lite::by_name(self, name.to_owned()).await
+    }
+
+    async fn lease_clock(&mut self) -> Result<Stamp, StoreError> {
+        Ok(Stamp::now())
+    }
 }
 
 /// Puts updates of calls that start in the same batch into their rows: one insert instead of insert and update.
-fn fold(batch: &mut CallBatch) {
+pub(crate) fn fold(batch: &mut CallBatch) {
     if batch.started.is_empty() || batch.updates.is_empty() {
         return;
     }
@@ -150,8 +169,5 @@ fn insert_events(c: &mut SqliteConnection, new: Vec<NewEvent>) -> QueryResult<Ve
         })
         .collect();
     insert_rows!(c, events::table, rows, EVENT_ROWS);
-    let placed = (first.unsigned_abs()..).zip(new);
-    Ok(placed
-        .map(|(seq, NewEvent { topic, kind, at, payload, root })| EventRow { seq, topic, kind, at, payload, root })
-        .collect())
+    Ok(placed(first.unsigned_abs(), new))
 }

@@ -7,7 +7,7 @@ use hub_protocol::{CallId, HubId, Json};
 use crate::schema::{call_edges, calls};
 use crate::types::{BindId, Micros, Uid};
 use crate::{EventRow, Stamp, Store, StoreError};
-pub use rows::{CallBatch, CallFilter, CallRow, CallUpdate, EdgeRow, ExportFilter, KeyedOutcome, StatRow};
+pub use rows::{BatchMark, CallBatch, CallFilter, CallRow, CallUpdate, EdgeRow, ExportFilter, KeyedOutcome, StatRow};
 
 /// Most calls, and most edges, that a tree is read with.
 const TREE_LIMIT: i64 = 10_000;
@@ -19,8 +19,12 @@ pub struct Calls<'a>(pub(crate) &'a Store);
 impl Calls<'_> {
     /// Writes a batch in one transaction; returns its events with their positions. The hottest verb.
     ///
+    /// A batch with a mark may be tried again after any error, also one that leaves open whether it was written:
+    /// what was written is answered as it was then.
+    ///
     /// # Errors
-    /// [`StoreError::Conflict`] when a started call exists already; nothing is written then.
+    /// [`StoreError::Conflict`] when a started call exists already, or a later batch of the same writer; nothing is
+    /// written then.
     pub async fn record(&self, batch: CallBatch) -> Result<Vec<EventRow>, StoreError> {
         on_writer!(self.0, record(batch))
     }
@@ -69,8 +73,9 @@ impl Calls<'_> {
     /// Fails every live call of a hub, or of every hub, with `error`: for the start after a crash.
     ///
     /// Each gets a `failed` event and its unfinished idempotency key is freed. Goes in transactions of bounded
-    /// size; one that fails leaves the earlier ones done, and the next try goes on from there. Returns how
-    /// many calls were closed.
+    /// size; one that fails leaves the earlier ones done, and the next try goes on from there. Several hubs may
+    /// close the calls of one that died: each call is closed, and told of, once. Returns how many calls this one
+    /// closed.
     ///
     /// # Errors
     /// What the database met.
@@ -88,7 +93,13 @@ backends! {
     use diesel_async::{AsyncConnection, RunQueryDsl};
 
     pub(super) async fn record(c: &mut Conn, batch: CallBatch) -> Result<Vec<EventRow>, StoreError> {
-        c.record_calls(batch).await
+        let Some(mark) = batch.mark else { return c.record_calls(batch).await };
+        if let Some(first) = of::batches::applied(c, mark).await? {
+            return Ok(crate::events::placed(first, batch.events));
+        }
+        let written = c.record_calls(batch).await?;
+        of::batches::done(c, mark, written.as_slice().first().map_or(0, |row| row.seq)).await?;
+        Ok(written)
     }
 
     pub(super) async fn get(c: &mut Conn, id: CallId) -> Result<Option<CallRow>, StoreError> {
@@ -98,7 +109,7 @@ backends! {
     /// The lowest id of the calls started at `since` or later: with it a walk along the ids stops where the
     /// time does. Ids sort by start only about, and this is exact; it reads nothing but the index.
     async fn first_since(c: &mut Conn, since: Stamp) -> Result<Option<CallId>, StoreError> {
-        let lowest = sql::<Nullable<Uid>>(&format!("min({UNINDEXED}call_id)"));
+        let lowest = sql::<Nullable<Uid>>(LOWEST_CALL);
         Ok(calls::table.filter(calls::started_at.ge(since)).select(lowest).first(c).await?)
     }
 

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
-use hub_protocol::Json;
+use hub_protocol::{HubId, Json};
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
@@ -38,15 +38,49 @@ pub enum StoreError {
         /// The thing that is in the way.
         what: &'static str,
     },
-    /// The store is closing or one of its threads is gone.
+    /// Another principal owns the name of the spoke.
+    #[error("spoke belongs to another principal")]
+    HeldByOther {
+        /// The owner.
+        owner: String,
+    },
+    /// An instance of the spoke that started later, or at the same time, is connected at a hub that lives.
+    #[error("a newer instance of the spoke is connected")]
+    NewerInstance {
+        /// The hub it is connected to.
+        hub_id: HubId,
+    },
+    /// What is stored forbids the change: a foreign key, a check or a missing value.
+    #[error("stored data forbids the change")]
+    Constraint(#[source] DieselError),
+    /// The store is closed, or one of its threads is gone; it stays so.
     #[error("store is closed")]
-    Unavailable,
+    Closed,
+    /// No connection was free in time, or a statement took too long; try again a little later.
+    #[error("database is busy")]
+    Busy,
+    /// The database can't be reached, or went away during the verb; try again a little later.
+    ///
+    /// When the connection ended while a write was being committed, it is not known whether the write is there:
+    /// try again only what may happen twice. [`Calls::record`](crate::Calls::record) with a mark and
+    /// [`Events::append`](crate::Events::append) take care of that themselves.
+    #[error("database is unavailable")]
+    Unavailable(#[source] Source),
+    /// The server takes no writes: a standby, or one that recovers; try again after its failover.
+    #[error("database is read-only")]
+    ReadOnly,
+    /// This backend can't do that.
+    #[error("{what} is not for this database")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// The database could not be opened.
     #[error("cannot open database {}", path.display())]
     Open {
-        /// The file.
+        /// The file, or the address without its password.
         path: PathBuf,
-        /// What SQLite said.
+        /// What the database said.
         source: Source,
     },
     /// A migration failed; none of the pending ones was applied.
@@ -68,21 +102,52 @@ impl StoreError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Query(DieselError::DatabaseError(kind, info)) => {
-                // Diesel has no kind for SQLITE_BUSY; the text is SQLite's own and fixed.
-                matches!(kind, DatabaseErrorKind::SerializationFailure | DatabaseErrorKind::ClosedConnection)
-                    || matches!(info.message(), "database is locked" | "database table is locked")
+            Self::Busy | Self::Unavailable(_) | Self::ReadOnly => true,
+            // Diesel has no kind for SQLITE_BUSY; the text is SQLite's own and fixed.
+            Self::Query(DieselError::DatabaseError(_, info)) => {
+                self.is_undone_race() || matches!(info.message(), "database is locked" | "database table is locked")
             }
+            _ => false,
+        }
+    }
+
+    /// Whether the database undid the transaction because another one got in its way.
+    pub(crate) fn is_undone_race(&self) -> bool {
+        match self {
+            Self::Query(DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _)) => true,
+            // Diesel has no kind for it, and keeps no code.
+            Self::Query(DieselError::DatabaseError(_, info)) => info.message() == "deadlock detected",
             _ => false,
         }
     }
 
     /// A query error whose unique violation means `what`.
     pub(crate) fn conflict(what: &'static str) -> impl Fn(DieselError) -> Self {
-        move |error| match error {
-            DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, _) => Self::Conflict { what },
-            other => Self::Query(other),
+        move |error| {
+            let DieselError::DatabaseError(kind, info) = &error else { return Self::Query(error) };
+            match kind {
+                DatabaseErrorKind::UniqueViolation => Self::Conflict { what },
+                DatabaseErrorKind::ForeignKeyViolation
+                | DatabaseErrorKind::NotNullViolation
+                | DatabaseErrorKind::CheckViolation => Self::Constraint(error),
+                DatabaseErrorKind::ReadOnlyTransaction => Self::ReadOnly,
+                DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand => {
+                    Self::Unavailable(error.into())
+                }
+                _ => match info.message() {
+                    text if text.starts_with("canceling statement") => Self::Busy,
+                    text if text.starts_with("terminating connection") || text.starts_with("the database system is") => {
+                        Self::Unavailable(error.into())
+                    }
+                    _ => Self::Query(error),
+                },
+            }
         }
+    }
+
+    /// Never reached the database in time.
+    pub(crate) fn timed_out() -> Self {
+        Self::Unavailable("no answer in time".into())
     }
 
     /// The same failure for another job of a group; sources can't be cloned, so their text is.
@@ -94,7 +159,10 @@ impl StoreError {
             Self::Query(error) => {
                 Self::Query(DieselError::DatabaseError(DatabaseErrorKind::Unknown, Box::new(error.to_string())))
             }
-            _ => Self::Unavailable,
+            Self::Busy => Self::Busy,
+            Self::ReadOnly => Self::ReadOnly,
+            Self::Unavailable(source) => Self::Unavailable(source.to_string().into()),
+            _ => Self::Closed,
         }
     }
 }

@@ -1,6 +1,7 @@
 use hub_protocol::{CallId, Json};
 
 use crate::schema::{events, settings};
+use crate::store::Backend;
 use crate::types::BindId;
 use crate::{Stamp, Store, StoreError};
 
@@ -41,7 +42,8 @@ pub struct EventRow {
 pub struct Events<'a>(pub(crate) &'a Store);
 
 impl Events<'_> {
-    /// Adds events in the given order; returns them with their positions.
+    /// Adds events in the given order; returns them with their positions. Once called, it goes on when the future is
+    /// dropped.
     ///
     /// # Errors
     /// What the database met.
@@ -49,7 +51,11 @@ impl Events<'_> {
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        on_writer!(self.0, append(events))
+        match &self.0.backend {
+            Backend::Sqlite(_) => on_writer!(self.0, append(events)),
+            // Grouped there: each transaction holds the one row of positions until it has committed.
+            Backend::Postgres(db) => db.append(events).await,
+        }
     }
 
     /// At most `limit` events behind position `after`, ascending, of one call tree or of all.
@@ -83,6 +89,15 @@ const TRIMMED_TO: &str = "store.events_trimmed_to";
 /// Positions are stored signed, as SQL knows no other.
 fn position(seq: i64) -> u64 {
     u64::try_from(seq).unwrap_or(0)
+}
+
+/// The events at the positions from `first` on.
+pub(crate) fn placed(first: u64, events: Vec<NewEvent>) -> Vec<EventRow> {
+    let row = |(seq, event): (u64, NewEvent)| {
+        let NewEvent { topic, kind, at, payload, root } = event;
+        EventRow { seq, topic, kind, at, payload, root }
+    };
+    (first..).zip(events).map(row).collect()
 }
 
 type Columns = (i64, String, String, Stamp, Json, Option<CallId>);
@@ -134,13 +149,15 @@ backends! {
     /// Removes the oldest events before `cutoff`, at most `chunk`; always a prefix of the log, so that one
     /// position tells a reader whether it missed something.
     pub(crate) async fn trim(c: &mut Conn, cutoff: Stamp, chunk: i64) -> Result<u64, StoreError> {
+        // Of two sweeps at once, the later one must not set the position back.
+        c.one_at_a_time(TRIMMED_TO).await?;
         let oldest = events::table.select((events::seq, events::at)).order(events::seq).limit(chunk);
         let oldest = oldest.load::<(i64, Stamp)>(c).await?;
         let Some((last, _)) = oldest.into_iter().take_while(|(_, at)| *at < cutoff).last() else {
             return Ok(0);
         };
         let removed = diesel::delete(events::table.filter(events::seq.le(last))).execute(c).await?;
-        crate::settings::lite::set(c, TRIMMED_TO.to_owned(), serde_json::json!(last).into()).await?;
+        of::settings::set(c, TRIMMED_TO.to_owned(), serde_json::json!(last).into()).await?;
         Ok(removed as u64)
     }
 }

@@ -65,7 +65,7 @@ impl Idempotency<'_> {
         call_id: CallId,
     ) -> Result<(), StoreError> {
         let (principal, operation_id, key) = (principal.to_owned(), operation_id.to_owned(), key.to_owned());
-        on_writer!(self.0, release(principal, operation_id, key, call_id))
+        on_writer_once!(self.0, release(principal, operation_id, key, call_id))
     }
 }
 

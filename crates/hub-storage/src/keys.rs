@@ -127,7 +127,7 @@ impl Keys<'_> {
     /// # Errors
     /// What the database met.
     pub async fn touch(&self, id: KeyId, at: Stamp) -> Result<(), StoreError> {
-        on_writer!(self.0, touch(id, at))
+        on_writer_once!(self.0, touch(id, at))
     }
 }
 
@@ -203,7 +203,7 @@ fn decoded<T: serde::de::DeserializeOwned>(text: &Json) -> Result<T, StoreError>
 }
 
 backends! {
-    use crate::{audit, events};
+    use of::{audit, events};
     use diesel::prelude::{BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper};
     use diesel::result::{DatabaseErrorKind, Error as DieselError};
     use diesel_async::RunQueryDsl;
@@ -230,8 +230,8 @@ backends! {
     }
 
     async fn noted(c: &mut Conn, entry: AuditRow, event: NewEvent) -> Result<EventRow, StoreError> {
-        audit::lite::append(c, entry).await?;
-        events::lite::append_one(c, event).await
+        audit::append(c, entry).await?;
+        events::append_one(c, event).await
     }
 
     pub(super) async fn rotate(

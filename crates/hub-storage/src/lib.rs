@@ -43,11 +43,13 @@
 //! ```
 
 mod error;
+mod postgres;
 mod schema;
 mod sqlite;
 mod types;
 
-/// Instantiates query bodies once per backend, as `lite`; a second backend is one more module here.
+/// Instantiates query bodies once per backend, as `lite` and as `pg`. Errors in a body point at the macro: write it
+/// outside first.
 macro_rules! backends {
     ($($bodies:tt)*) => {
         pub(crate) mod lite {
@@ -55,32 +57,83 @@ macro_rules! backends {
             use crate::sqlite::names::*;
             $($bodies)*
         }
-    };
-}
-
-/// Runs a body as a write: in its own transaction, answered after the commit.
-macro_rules! on_writer {
-    ($store:expr, $verb:ident($($arg:expr),*)) => {
-        match &$store.backend {
-            $crate::store::Backend::Sqlite(db) => db.write(async move |c| lite::$verb(c, $($arg),*).await).await,
+        pub(crate) mod pg {
+            use super::*;
+            use crate::postgres::names::*;
+            $($bodies)*
         }
     };
 }
 
-/// Runs a body as a read of what is committed.
+/// Runs a body as a write: in its own transaction, answered after the commit. On Postgres it may run several times.
+macro_rules! on_writer {
+    ($store:expr, $verb:ident($($arg:expr),*)) => {
+        match &$store.backend {
+            $crate::store::Backend::Sqlite(db) => db.write(async move |c| lite::$verb(c, $($arg),*).await).await,
+            $crate::store::Backend::Postgres(db) => {
+                let mut tries = $crate::postgres::Tries::default();
+                loop {
+                    let attempt = async {
+                        let mut tx = db.begin().await?;
+                        let done = pg::$verb(tx.conn(), $(Clone::clone(&$arg)),*).await;
+                        tx.finish(done, &tries).await
+                    };
+                    let outcome = db.bounded(attempt).await;
+                    match tries.judge(outcome).await {
+                        Some(result) => break result,
+                        None => {}
+                    }
+                }
+            }
+        }
+    };
+}
+
+/// Runs a body that is a single statement as a write: on Postgres without a transaction around it.
+macro_rules! on_writer_once {
+    ($store:expr, $verb:ident($($arg:expr),*)) => {
+        match &$store.backend {
+            $crate::store::Backend::Sqlite(db) => db.write(async move |c| lite::$verb(c, $($arg),*).await).await,
+            $crate::store::Backend::Postgres(db) => {
+                let mut lent = db.lend().await?;
+                let done = db.bounded(pg::$verb(lent.conn(), $($arg),*)).await;
+                lent.give_back(done)
+            }
+        }
+    };
+}
+
+/// Runs a body as a read of what is committed. On Postgres it is tried again once when its connection was lost.
 macro_rules! on_reader {
     ($store:expr, $verb:ident($($arg:expr),*)) => {
         match &$store.backend {
             $crate::store::Backend::Sqlite(db) => db.read(async move |c| lite::$verb(c, $($arg),*).await).await,
+            $crate::store::Backend::Postgres(db) => {
+                let mut tries = $crate::postgres::Tries::default();
+                loop {
+                    let attempt = async {
+                        let mut lent = db.lend().await?;
+                        let done = db.bounded(pg::$verb(lent.conn(), $(Clone::clone(&$arg)),*)).await;
+                        lent.give_back(done)
+                    };
+                    let outcome = attempt.await;
+                    match tries.judge(outcome).await {
+                        Some(result) => break result,
+                        None => {}
+                    }
+                }
+            }
         }
     };
 }
 
 mod accounts;
 mod audit;
+mod batches;
 mod bulk;
 mod calls;
 mod events;
+mod hubs;
 mod idempotency;
 mod keys;
 mod retention;
@@ -90,14 +143,16 @@ mod store;
 
 pub use accounts::{AccountRow, Accounts};
 pub use audit::{Audit, AuditFilter, AuditRow};
-pub use calls::{CallBatch, CallFilter, CallRow, CallUpdate, Calls, EdgeRow, ExportFilter, KeyedOutcome, StatRow};
+pub use calls::{BatchMark, CallBatch, CallFilter, CallRow, CallUpdate, Calls, EdgeRow, ExportFilter, KeyedOutcome, StatRow};
 pub use error::StoreError;
 pub use events::{EventRow, Events, NewEvent};
+pub use hubs::{HeldSpoke, HubRow, Hubs, Leases, Renewed};
 pub use idempotency::{Begun, Idempotency, IdempotencyRow};
 pub use keys::{KeyRow, Keys};
+pub use postgres::PostgresOptions;
 pub use retention::{Retention, Swept};
 pub use settings::Settings;
-pub use spokes::{DefinitionRow, RegistrationRow, SpokeRow, Spokes};
+pub use spokes::{DefinitionRow, PreviousHolder, RegistrationRow, SpokeRow, Spokes};
 pub use sqlite::SqliteOptions;
 pub use store::Store;
 pub use types::Stamp;

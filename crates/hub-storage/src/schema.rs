@@ -1,4 +1,4 @@
-//! The tables as diesel sees them; `migrations/sqlite` makes them.
+//! The tables as diesel sees them; `migrations` makes them.
 
 diesel::table! {
     use diesel::sql_types::*;
@@ -184,6 +184,56 @@ diesel::table! {
     settings (key) {
         key -> Text,
         value -> Doc,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use crate::types::{Micros, Uid};
+
+    hubs (id) {
+        id -> Uid,
+        address -> Text,
+        version -> Text,
+        started_at -> Micros,
+        renewed_at -> Micros,
+        expires_at -> Micros,
+        draining -> Bool,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use crate::types::{Micros, Uid};
+
+    leases (name) {
+        name -> Text,
+        holder -> Uid,
+        expires_at -> Micros,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use crate::types::{Micros, Uid};
+
+    applied_batches (writer) {
+        writer -> Uid,
+        number -> BigInt,
+        first_seq -> BigInt,
+        written_at -> Micros,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use crate::types::Doc;
+
+    imports (name) {
+        name -> Text,
+        place -> Nullable<Doc>,
+        copied -> BigInt,
+        finished -> Bool,
     }
 }
 

@@ -24,7 +24,7 @@ impl Settings<'_> {
     /// What the database met.
     pub async fn set(&self, key: &str, value: Json) -> Result<(), StoreError> {
         let key = key.to_owned();
-        on_writer!(self.0, set(key, value))
+        on_writer_once!(self.0, set(key, value))
     }
 }
 

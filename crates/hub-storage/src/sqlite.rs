@@ -40,6 +40,18 @@ pub(crate) mod names {
     /// Before a column: choose no index for its sake. The planner knows no figures of the data and picks badly
     /// where a range on time meets an order by something else.
     pub(crate) const UNINDEXED: &str = "+";
+
+    /// The lowest id of the calls that are asked for, without a walk along the ids.
+    pub(crate) const LOWEST_CALL: &str = "min(+call_id)";
+
+    /// Bodies of other areas for the same backend.
+    pub(crate) mod of {
+        pub(crate) use crate::audit::lite as audit;
+        pub(crate) use crate::batches::lite as batches;
+        pub(crate) use crate::events::lite as events;
+        pub(crate) use crate::hubs::lite as hubs;
+        pub(crate) use crate::settings::lite as settings;
+    }
 }
 
 /// How the file is opened.
@@ -160,8 +172,8 @@ where
 {
     let (reply, answer) = oneshot::channel();
     let job: Box<dyn Job> = Box::new(Verb::new(work, reply));
-    queue.send(Message::Job(job)).await.map_err(|_| StoreError::Unavailable)?;
-    answer.await.map_err(|_| StoreError::Unavailable)?
+    queue.send(Message::Job(job)).await.map_err(|_| StoreError::Closed)?;
+    answer.await.map_err(|_| StoreError::Closed)?
 }
 
 /// Starts a thread and waits until it has its connection.
@@ -170,6 +182,6 @@ async fn started(
 ) -> Result<JoinHandle<()>, StoreError> {
     let (ready, opened) = oneshot::channel();
     let thread = spawn(ready)?;
-    opened.await.map_err(|_| StoreError::Unavailable)??;
+    opened.await.map_err(|_| StoreError::Closed)??;
     Ok(thread)
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use crate::postgres::{Postgres, PostgresOptions, Target, migrate, pending};
 use crate::sqlite::{Sqlite, SqliteOptions, backup};
-use crate::{Accounts, Audit, Calls, Events, Idempotency, Keys, Settings, Spokes, StoreError};
+use crate::{Accounts, Audit, Calls, Events, Hubs, Idempotency, Keys, Leases, Settings, Spokes, StoreError};
 
 /// The store; clones share it.
 #[derive(Clone)]
@@ -16,6 +17,7 @@ pub struct Store {
 #[derive(Clone)]
 pub(crate) enum Backend {
     Sqlite(Arc<Sqlite>),
+    Postgres(Arc<Postgres>),
 }
 
 impl Store {
@@ -26,6 +28,41 @@ impl Store {
     pub async fn open_sqlite(path: &Path, options: SqliteOptions) -> Result<Self, StoreError> {
         let sqlite = Sqlite::open(path, options).await?;
         Ok(Self { backend: Backend::Sqlite(Arc::new(sqlite)) })
+    }
+
+    /// Opens a Postgres database (14 or newer), migrating it as needed; several hubs may do so at once.
+    ///
+    /// `url` is `postgres://user:password@host:port/database?sslmode=..`, where `sslmode` is
+    /// - `disable`: never encrypted,
+    /// - `prefer` (the default): encrypted if the server can, to whoever answers,
+    /// - `require`: encrypted, to whoever answers: its certificate is not verified, as libpq has it,
+    /// - `verify-full`: encrypted, and the certificate must be for the host's name and from a public authority, or
+    ///   from one in the PEM file of `sslrootcert=FILE`.
+    ///
+    /// With several hosts, `target_session_attrs=read-write` finds the one that takes writes.
+    ///
+    /// # Errors
+    /// [`StoreError::NewerDatabase`] for the database of a newer hub, which is left as it is,
+    /// [`StoreError::Unavailable`] when it can't be reached, [`StoreError::Open`] for a malformed address, else what
+    /// migrating met.
+    pub async fn open_postgres(url: &str, options: PostgresOptions) -> Result<Self, StoreError> {
+        Ok(Self { backend: Backend::Postgres(Arc::new(Postgres::open(url, options).await?)) })
+    }
+
+    /// Applies the migrations that a Postgres database lacks; returns their names, oldest first.
+    ///
+    /// # Errors
+    /// As [`Store::open_postgres`].
+    pub async fn migrate_postgres(url: &str) -> Result<Vec<String>, StoreError> {
+        migrate(Arc::new(Target::parse(url, &PostgresOptions::default())?)).await
+    }
+
+    /// The names of the migrations that [`Store::migrate_postgres`] would apply, oldest first; changes nothing.
+    ///
+    /// # Errors
+    /// As [`Store::open_postgres`].
+    pub async fn pending_postgres(url: &str) -> Result<Vec<String>, StoreError> {
+        pending(Arc::new(Target::parse(url, &PostgresOptions::default())?)).await
     }
 
     /// Verbs on accounts.
@@ -70,20 +107,33 @@ impl Store {
         Events(self)
     }
 
+    /// Verbs on the hubs of a cluster.
+    #[must_use]
+    pub fn hubs(&self) -> Hubs<'_> {
+        Hubs(self)
+    }
+
+    /// Verbs on named leases.
+    #[must_use]
+    pub fn leases(&self) -> Leases<'_> {
+        Leases(self)
+    }
+
     /// Verbs on settings.
     #[must_use]
     pub fn settings(&self) -> Settings<'_> {
         Settings(self)
     }
 
-    /// Whether the store serves: reads once and checks that the writer lives.
+    /// Whether the store serves: reads once and, on SQLite, checks that the writer lives.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when a thread is gone, else what the read met.
+    /// [`StoreError::Closed`] when a thread is gone, else what the read met.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        let Backend::Sqlite(db) = &self.backend;
-        if !db.writer_lives() {
-            return Err(StoreError::Unavailable);
+        if let Backend::Sqlite(db) = &self.backend
+            && !db.writer_lives()
+        {
+            return Err(StoreError::Closed);
         }
         self.settings().get("ping").await.map(drop)
     }
@@ -91,9 +141,12 @@ impl Store {
     /// Copies the whole store into a new file while it is in use; returns the copy's size in bytes.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] when `path` exists, else what copying met.
+    /// [`StoreError::Conflict`] when `path` exists, [`StoreError::Unsupported`] on Postgres, which has its own tools
+    /// for that, else what copying met.
     pub async fn backup_to(&self, path: &Path) -> Result<u64, StoreError> {
-        let Backend::Sqlite(db) = &self.backend;
+        let Backend::Sqlite(db) = &self.backend else {
+            return Err(StoreError::Unsupported { what: "a backup to a file" });
+        };
         let (from, to) = (db.path().to_owned(), path.to_owned());
         let (reply, answer) = oneshot::channel();
         // On a thread and connection of its own: a copy may take minutes, and the readers are few.
@@ -101,19 +154,26 @@ impl Store {
             // The caller may have gone; the copy is complete all the same.
             let _ = reply.send(backup(&from, &to));
         })?;
-        answer.await.map_err(|_| StoreError::Unavailable)?
+        answer.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Finishes queued work, empties the WAL and ends the threads; every later verb is [`StoreError::Unavailable`].
+    /// Finishes queued work and lets go of the database; every later verb is [`StoreError::Closed`]. On SQLite the
+    /// WAL is emptied and the threads end.
     pub async fn close(&self) {
-        let Backend::Sqlite(db) = &self.backend;
-        db.close().await;
+        match &self.backend {
+            Backend::Sqlite(db) => db.close().await,
+            Backend::Postgres(db) => db.close().await,
+        }
     }
 }
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Backend::Sqlite(db) = &self.backend;
-        f.debug_struct("Store").field("path", &db.path()).finish_non_exhaustive()
+        let mut f = f.debug_struct("Store");
+        match &self.backend {
+            Backend::Sqlite(db) => f.field("path", &db.path()),
+            Backend::Postgres(db) => f.field("address", &db.address()),
+        };
+        f.finish_non_exhaustive()
     }
 }

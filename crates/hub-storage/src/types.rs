@@ -1,10 +1,12 @@
 //! Own SQL types, so that one `table!` can serve backends that store ids, times and JSON differently.
 
+use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use diesel::backend::Backend;
 use diesel::deserialize::{self, FromSql, FromSqlRow, Queryable};
 use diesel::expression::AsExpression;
+use diesel::pg::{Pg, PgValue};
 use diesel::query_builder::QueryId;
 use diesel::serialize::{self, IsNull, Output, ToSql};
 use diesel::sql_types::{SqlOrd, SqlType};
@@ -12,19 +14,20 @@ use diesel::sqlite::{Sqlite, SqliteValue};
 use hub_protocol::{AccountId, CallId, ConnectionId, HubId, Json, KeyId, SpokeId};
 use uuid::Uuid;
 
-/// A UUID: 16 bytes in a blob on SQLite, which sorts as the UUID does.
+/// A UUID: 16 bytes in a blob on SQLite, which sorts as the UUID does; a `uuid` on Postgres, sorted the same.
 #[derive(Debug, Clone, Copy, SqlType, QueryId)]
-#[diesel(sqlite_type(name = "Binary"))]
+#[diesel(sqlite_type(name = "Binary"), postgres_type(oid = 2950, array_oid = 2951))]
 pub struct Uid;
 
-/// A time: microseconds since the epoch in an integer on SQLite.
+/// A time: microseconds since the epoch in an integer on SQLite, a `timestamptz` on Postgres.
 #[derive(Debug, Clone, Copy, SqlType, QueryId)]
-#[diesel(sqlite_type(name = "Long"))]
+#[diesel(sqlite_type(name = "Long"), postgres_type(oid = 1184, array_oid = 1185))]
 pub struct Micros;
 
-/// A JSON text that is stored without being parsed: text on SQLite.
+/// A JSON text that is stored without being parsed: text on both. `jsonb` would respell it, and payloads are hashed
+/// and compared byte by byte.
 #[derive(Debug, Clone, Copy, SqlType, QueryId)]
-#[diesel(sqlite_type(name = "Text"))]
+#[diesel(sqlite_type(name = "Text"), postgres_type(oid = 25, array_oid = 1009))]
 pub struct Doc;
 
 impl SqlOrd for Uid {}
@@ -61,6 +64,11 @@ impl Stamp {
         Self(self.0.saturating_add(Self::from_millis(millis).0))
     }
 
+    /// The moment `span` after this one.
+    pub(crate) fn plus(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(micros(span)))
+    }
+
     /// The moment `age` before this one.
     pub(crate) fn minus(self, age: Duration) -> Self {
         Self(self.0.saturating_sub(micros(age)))
@@ -93,6 +101,22 @@ impl ToSql<Doc, Sqlite> for BindDoc {
     fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Sqlite>) -> serialize::Result {
         let Some(json) = &self.0 else { return Ok(IsNull::Yes) };
         out.set_value(json.as_str());
+        Ok(IsNull::No)
+    }
+}
+
+impl ToSql<Uid, Pg> for BindId {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
+        let Some(id) = &self.0 else { return Ok(IsNull::Yes) };
+        out.write_all(id.as_bytes())?;
+        Ok(IsNull::No)
+    }
+}
+
+impl ToSql<Doc, Pg> for BindDoc {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
+        let Some(json) = &self.0 else { return Ok(IsNull::Yes) };
+        out.write_all(json.as_bytes())?;
         Ok(IsNull::No)
     }
 }
@@ -140,6 +164,12 @@ macro_rules! ids {
             }
         }
 
+        impl FromSql<Uid, Pg> for $id {
+            fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+                Ok($make(Uuid::from_slice(value.as_bytes())?))
+            }
+        }
+
         impl<DB: Backend> Queryable<Uid, DB> for $id
         where
             Self: FromSql<Uid, DB>,
@@ -172,6 +202,33 @@ impl ToSql<Micros, Sqlite> for Stamp {
 impl FromSql<Micros, Sqlite> for Stamp {
     fn from_sql(mut value: SqliteValue<'_, '_, '_>) -> deserialize::Result<Self> {
         Ok(Self(value.read_long()))
+    }
+}
+
+/// Microseconds from the Unix epoch to 2000-01-01, where Postgres counts from.
+const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+
+/// The years 1 to 9999: what every client of a Postgres can show. Stamps beyond it are stored as its ends.
+const POSTGRES_RANGE: std::ops::RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_300_799_999_999;
+
+impl ToSql<Micros, Pg> for Stamp {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
+        let micros = self.0.clamp(*POSTGRES_RANGE.start(), *POSTGRES_RANGE.end());
+        out.write_all(&(micros - POSTGRES_EPOCH).to_be_bytes())?;
+        Ok(IsNull::No)
+    }
+}
+
+impl FromSql<Micros, Pg> for Stamp {
+    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+        let micros = i64::from_be_bytes(value.as_bytes().try_into()?);
+        Ok(Self(micros.saturating_add(POSTGRES_EPOCH)))
+    }
+}
+
+impl FromSql<Doc, Pg> for Json {
+    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+        Self::from_text(std::str::from_utf8(value.as_bytes())?).map_err(|_| "a stored text is not json".into())
     }
 }
 

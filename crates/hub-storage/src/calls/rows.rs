@@ -1,5 +1,6 @@
 use diesel::prelude::{AsChangeset, ExpressionMethods, Insertable, Queryable, Selectable};
 use hub_protocol::{CallId, HubId, Json};
+use uuid::Uuid;
 
 use crate::schema::{call_edges, calls};
 use crate::types::{BindDoc, BindId};
@@ -126,9 +127,20 @@ pub struct KeyedOutcome {
     pub outcome: Json,
 }
 
+/// The number of a batch among those of its writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchMark {
+    /// Who writes: an id made anew by each process that writes batches one after the other.
+    pub writer: Uuid,
+    /// Number of the batch: greater than that of the writer's batch before.
+    pub number: i64,
+}
+
 /// What [`Calls::record`](crate::Calls::record) writes in one transaction, in this order.
 #[derive(Debug, Clone, Default)]
 pub struct CallBatch {
+    /// Tells the batch from all others, so that it is written once however often it is tried.
+    pub mark: Option<BatchMark>,
     /// New calls.
     pub started: Vec<CallRow>,
     /// Changes, also of calls in `started`; of several for one call the last counts.

@@ -65,7 +65,7 @@ where
             (Some(Err(own)), _) => Err(own),
             (_, Some(failure)) => Err(failure),
             (Some(Ok(value)), None) => Ok(value),
-            (None, None) => Err(StoreError::Unavailable),
+            (None, None) => Err(StoreError::Closed),
         };
         // The caller may have gone; what is committed stays committed.
         let _ = self.reply.send(outcome);

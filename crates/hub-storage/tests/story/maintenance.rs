@@ -65,9 +65,9 @@ pub(crate) async fn ping_and_close<B: Backend>() {
     assert!(queued.join_all().await.iter().all(Result::is_ok));
     let other = fresh.store.clone();
     tokio::join!(fresh.store.close(), other.close());
-    assert!(matches!(fresh.store.ping().await, Err(StoreError::Unavailable)));
-    assert!(matches!(other.settings().get("k1").await, Err(StoreError::Unavailable)));
-    assert!(matches!(other.settings().set("k1", json("2")).await, Err(StoreError::Unavailable)));
+    assert!(matches!(fresh.store.ping().await, Err(StoreError::Closed)));
+    assert!(matches!(other.settings().get("k1").await, Err(StoreError::Closed)));
+    assert!(matches!(other.settings().set("k1", json("2")).await, Err(StoreError::Closed)));
     other.close().await;
 }
 

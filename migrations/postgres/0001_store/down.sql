@@ -1,0 +1,12 @@
+DROP TABLE event_position;
+DROP TABLE settings;
+DROP TABLE events;
+DROP TABLE idempotency_keys;
+DROP TABLE call_edges;
+DROP TABLE calls;
+DROP TABLE registrations;
+DROP TABLE definitions;
+DROP TABLE spokes;
+DROP TABLE audit_entries;
+DROP TABLE api_keys;
+DROP TABLE accounts;
