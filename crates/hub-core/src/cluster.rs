@@ -26,14 +26,14 @@ use hub_protocol::ops::hub::HubItem;
 use hub_protocol::{CallId, ConnectionId, HubId};
 use hub_pubsub::{Bus, BusDelivery, Connectivity, Inbox};
 use tokio::sync::Notify;
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::hub::Hub;
 use link::Link;
-use members::{Member, Members};
+use members::Members;
 use wire::{Beat, Hint, Kind, Message};
 
+pub(crate) use ask::{FromSpoke, to_serve};
 pub(crate) use lease::recover;
 pub(crate) use relay::NOT_HERE;
 
@@ -99,7 +99,7 @@ impl Cluster {
     }
 
     /// Starts the tasks of the cluster.
-    pub(crate) fn start(&self, hub: &Hub, inbox: Inbox) {
+    pub(crate) fn run(&self, hub: &Hub, inbox: Inbox) {
         hub.tasks().spawn("cluster inbox", self.clone().read(hub.clone(), inbox));
         hub.tasks().spawn("cluster beat", self.clone().beat(hub.clone()));
         hub.tasks().spawn("cluster lease", self.clone().keep_lease(hub.clone()));

@@ -182,7 +182,7 @@ impl HubBuilder {
         if let Some(options) = cluster {
             let (cluster, inbox) = Cluster::join(hub.id(), options, &hub).await?;
             crate::cluster::recover(hub.store(), &hub.store().hubs().dead().await?).await;
-            cluster.start(&hub, inbox);
+            cluster.run(&hub, inbox);
             hub.inner.doors.cluster.get_or_init(|| cluster);
         }
         hub.tasks().spawn("sweeper", sweep(hub.clone()));

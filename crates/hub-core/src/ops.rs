@@ -2,6 +2,7 @@
 
 pub(crate) mod audit;
 mod calls;
+pub(crate) use calls::held_items;
 mod events;
 mod hub;
 pub(crate) mod keys;

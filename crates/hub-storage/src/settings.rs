@@ -18,6 +18,15 @@ impl Settings<'_> {
         on_reader!(self.0, get(key))
     }
 
+    /// Puts a value under `key` unless there is one; answers what is there now.
+    ///
+    /// # Errors
+    /// What the database met.
+    pub async fn ensure(&self, key: &str, value: Json) -> Result<Json, StoreError> {
+        let key = key.to_owned();
+        on_writer!(self.0, ensure(key, value))
+    }
+
     /// Puts a value under `key`, in place of an earlier one. Names that begin with `store.` are the store's own.
     ///
     /// # Errors
@@ -34,6 +43,15 @@ backends! {
 
     pub(crate) async fn get(c: &mut Conn, key: String) -> Result<Option<Json>, StoreError> {
         Ok(settings::table.find(key).select(settings::value).first(c).await.optional()?)
+    }
+
+    pub(super) async fn ensure(c: &mut Conn, key: String, value: Json) -> Result<Json, StoreError> {
+        diesel::insert_into(settings::table)
+            .values((settings::key.eq(&key), settings::value.eq(BindDoc::from(value))))
+            .on_conflict_do_nothing()
+            .execute(c)
+            .await?;
+        Ok(settings::table.find(key).select(settings::value).first(c).await?)
     }
 
     pub(crate) async fn set(c: &mut Conn, key: String, value: Json) -> Result<(), StoreError> {

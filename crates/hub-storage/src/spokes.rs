@@ -210,7 +210,15 @@ impl Spokes<'_> {
     /// # Errors
     /// What the database met.
     pub async fn registrations(&self) -> Result<Vec<RegistrationRow>, StoreError> {
-        on_reader!(self.0, registrations())
+        on_reader!(self.0, registrations(None))
+    }
+
+    /// As [`Spokes::registrations`], of one spoke.
+    ///
+    /// # Errors
+    /// What the database met.
+    pub async fn registrations_of(&self, spoke: SpokeId) -> Result<Vec<RegistrationRow>, StoreError> {
+        on_reader!(self.0, registrations(Some(spoke)))
     }
 
     /// The spec of a definition, also when no spoke serves it any more.
@@ -464,9 +472,12 @@ backends! {
         Ok(spokes::table.order(spokes::name).select(SpokeRow::as_select()).load(c).await?)
     }
 
-    pub(super) async fn registrations(c: &mut Conn) -> Result<Vec<RegistrationRow>, StoreError> {
+    pub(super) async fn registrations(
+        c: &mut Conn,
+        of: Option<SpokeId>,
+    ) -> Result<Vec<RegistrationRow>, StoreError> {
         type Row = ((String, String, String), (String, bool), (String, SpokeId, String, String));
-        let rows = registrations::table
+        let all = registrations::table
             .inner_join(definitions::table.on(definitions::id.eq(registrations::definition_id)))
             .inner_join(spokes::table.on(spokes::id.eq(registrations::spoke_id)))
             .order((definitions::operation_id, definitions::version, spokes::name))
@@ -474,9 +485,11 @@ backends! {
                 (definitions::operation_id, definitions::version, definitions::spec),
                 (registrations::local, registrations::active),
                 (spokes::name, spokes::id, spokes::exposure, spokes::policy),
-            ))
-            .load::<Row>(c)
-            .await?;
+            ));
+        let rows = match of {
+            None => all.load::<Row>(c).await?,
+            Some(spoke) => all.filter(registrations::spoke_id.eq(BindId::from(spoke))).load::<Row>(c).await?,
+        };
         let rows = rows.into_iter().map(|((operation_id, version, spec), (local, active), of)| {
             let (spoke, spoke_id, exposure, policy) = of;
             let spec = spec_of(spec)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt as _, StreamExt as _};
 use hub_operations::{Answer, Close, Incoming, Responder};
 use hub_protocol::{
     CallError, CallId, CallRequested, ConnectionId, ErrorCode, Event, Fault, HubId, Json, OnDisconnect, close,
@@ -87,15 +87,15 @@ impl Cluster {
                 reply(&abort::tree(hub.calls(), call_id, plan).await)
             }
             Ask::Attach { call_id, after } => {
-                let items = ops::calls::held_items(hub, call_id, after)?;
+                let items = ops::held_items(hub, call_id, after)?;
                 let items = items.map(|item| item.and_then(|item| to_json(&item)));
                 Ok(Answer::Many(items.boxed().into()))
             }
             Ask::Drain { spoke } => {
                 let spoke = hub.directory().spoke(&spoke).filter(|s| s.is_local()).ok_or_else(not_here)?;
                 spoke.set_draining(true);
-                let draining = hub.store().spokes().heartbeat(spoke.id, None, None, Some(true), Stamp::now());
-                draining.await.map_err(CoreError::from)?;
+                let spokes = hub.store().spokes();
+                spokes.heartbeat(spoke.id, None, None, Some(true), Stamp::now()).await.map_err(CoreError::from)?;
                 self.spoke_changed(&spoke.name, false).await;
                 reply(&spoke.in_flight())
             }

@@ -43,6 +43,8 @@ impl Cluster {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: Stamp::from_millis(hub.started_at()),
             draining: hub.is_draining(),
+            renewed_at: Stamp::now(),
+            remaining_ms: 0,
         };
         let renewed = hub.store().hubs().renew(row, TTL).await?;
         *self.inner.lease.asked_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(asked_at);

@@ -96,7 +96,7 @@ impl Link {
         self.received.fetch_add(size, Ordering::Relaxed);
         for frame in frames {
             if let Err(fault) = self.peer.receive(&frame) {
-                tracing::error!(hub.peer = %self.hub, %fault, "another hub sent something unreadable");
+                tracing::error!(hub.peer = %self.hub, fault = %fault.message, "another hub sent something unreadable");
                 return false;
             }
         }

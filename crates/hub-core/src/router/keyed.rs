@@ -138,7 +138,7 @@ impl Run {
     }
 
     /// Waits, unless the call ends first.
-    async fn pause(&self, pause: Duration) -> Result<(), CallError> {
+    async fn pause(&mut self, pause: Duration) -> Result<(), CallError> {
         let left = self.live().deadline.map_or(Duration::MAX, hub_operations::until);
         if left <= pause {
             tokio::time::sleep(left).await;
