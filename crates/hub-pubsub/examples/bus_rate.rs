@@ -78,6 +78,9 @@ async fn enqueued(sender: &Bus, listener: &Bus, frames: usize) -> Result<(), Tar
     for _ in 0..frames {
         inbox.recv().await;
     }
-    println!("enqueue from one task: {:.0} frames/s, sent and received", frames as f64 / started.elapsed().as_secs_f64());
+    println!(
+        "enqueue from one task: {:.0} frames/s, sent and received",
+        frames as f64 / started.elapsed().as_secs_f64()
+    );
     Ok(())
 }

@@ -106,11 +106,14 @@ mod tests {
     #[test]
     fn urls_are_checked_and_never_repeated() {
         let check = |url: &str| Settings::new(url, RedisOptions::default());
-        for url in ["redis://h", "redis://u:p%40w@h:1/2", "rediss://:pw@h/", "unix:///tmp/x.sock?db=1", "redis://[::1]:1"]
+        for url in
+            ["redis://h", "redis://u:p%40w@h:1/2", "rediss://:pw@h/", "unix:///tmp/x.sock?db=1", "redis://[::1]:1"]
         {
             assert!(check(url).is_ok(), "{url}");
         }
-        for url in ["", "h:6379", "http://h", "redis://:secret@h:x", "redis+cluster://:secret@a,b", "redis://:secret@a,b"] {
+        for url in
+            ["", "h:6379", "http://h", "redis://:secret@h:x", "redis+cluster://:secret@a,b", "redis://:secret@a,b"]
+        {
             let error = check(url).expect_err(url);
             assert!(matches!(error, TargetError::InvalidUrl(_)), "{url}: {error}");
             assert!(!format!("{error} {error:?}").contains("secret"), "{url}: {error}");
