@@ -86,6 +86,10 @@ impl Settings {
         // The crate's own errors may repeat parts of the URL, and with them the password.
         let invalid = |_| TargetError::InvalidUrl("expected redis://, rediss:// or unix://, with optional user and db");
         let info = url.into_connection_info().map_err(invalid)?;
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            // Without one TLS would panic later. It only fails when another thread was faster, which is as good.
+            _ = rustls::crypto::ring::default_provider().install_default();
+        }
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         // Subscriptions that share a connection with answers need RESP3, whatever the URL says.
         let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
