@@ -6,6 +6,7 @@ const OVERVIEW: &str = "\
 cargo xtask <command>
 
   test [filter...]   run the whole test suite, or the tests whose names contain a filter
+  servers            start the servers that tests use, for tests that are run by hand
   ci                 all that a change must pass: format, tidy, licences, clippy, docs, tests
   tidy               house rules that no compiler knows; takes a second
   schema [--check]   write docs/operations.json from the server, or compare it
@@ -37,9 +38,24 @@ handed to the tests in these variables:
                                                                     needs it, `amaro` (use require())
   HUB_TEST_WITHOUT     what --without named, comma-separated; tests that need it print that they were left out
 
-A tool that can't be had fails the run. A single test under a debugger, without this command:
+Some need servers. A private Postgres and a private Redis (or Valkey) are started for the run, on free ports of the
+loopback address over temp folders, and end with it; what isn't installed is installed with the system's package
+manager where that needs no password. Servers of your own are used instead when you name them:
+
+  HUB_TEST_POSTGRES_URL  a superuser and the database `postgres`; each test makes a database of its own
+  HUB_TEST_REDIS_URL     each test uses a prefix of its own
+
+A tool or server that can't be had fails the run. A single test under a debugger, without this command (`cargo xtask
+servers` starts servers for it):
 
   cargo nextest run -p hub-operations -E 'test(deadline)' --no-capture
+";
+
+const SERVERS: &str = "\
+cargo xtask servers
+
+Starts a private Postgres and a private Redis as `cargo xtask test` does, prints the two variables that name them to
+tests, and waits for Ctrl-C, which ends both.
 ";
 
 const CI: &str = "\
@@ -92,6 +108,7 @@ pub(crate) fn print(command: Option<&str>) -> Result<()> {
     let page = match command {
         None | Some("help" | "--help" | "-h") => OVERVIEW,
         Some("test") => TEST,
+        Some("servers") => SERVERS,
         Some("ci") => CI,
         Some("tidy") => TIDY,
         Some("schema") => SCHEMA,

@@ -13,6 +13,7 @@ mod ci;
 mod help;
 mod process;
 mod schema;
+mod servers;
 mod suite;
 mod tidy;
 mod tools;
@@ -42,6 +43,7 @@ fn dispatch(args: &[String]) -> Result<()> {
     match command {
         "ci" => ci::run(&suite::Options::parse(rest)?),
         "test" => suite::run(&suite::Options::parse(rest)?, process::in_ci()),
+        "servers" => no_arguments(rest).and_then(|()| servers::run()),
         "tidy" => no_arguments(rest).and_then(|()| tidy::run()),
         "schema" => schema::run(rest),
         "bench" => bench(rest),

@@ -1,10 +1,11 @@
-//! `cargo xtask test`: every test, with the tools some of them need.
+//! `cargo xtask test`: every test, with the tools and servers some of them need.
 
 use std::process::Command;
 
 use anyhow::{Result, bail};
 
 use crate::process::{cargo, has_cargo_subcommand, in_ci, run as run_command};
+use crate::servers::Servers;
 use crate::tools;
 
 /// What the person asked for.
@@ -50,9 +51,10 @@ fn known_tool(name: &str) -> Result<String> {
 /// Runs the doc tests and then the others, whose runner's summary so comes last.
 ///
 /// # Errors
-/// A tool is missing, the programs don't build, or a test failed.
+/// A tool or server is missing, the programs don't build, or a test failed.
 pub(crate) fn run(options: &Options, locked: bool) -> Result<()> {
     let environment = tools::prepare(&options.without)?;
+    Servers::prepare()?;
     // Tests start the programs that they find beside themselves in the target folder; cargo builds those of another
     // package for nobody, and stale ones would be tested instead.
     let mut programs = cargo();
@@ -70,10 +72,12 @@ pub(crate) fn run(options: &Options, locked: bool) -> Result<()> {
         let targets = ["--lib", "--bins", "--tests", "--examples"];
         others.args(["test", "--workspace", "--all-features", "--no-fail-fast"]).args(targets);
     }
+    // One of each for the whole run; they end with this function.
+    let servers = Servers::start()?;
     for command in [&mut doc_tests, &mut others] {
         command.args(locked.then_some("--locked"));
         tools::variables().for_each(|name| _ = command.env_remove(name));
-        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        command.envs(environment.iter().map(|(name, value)| (name, value))).envs(servers.environment());
     }
     add_filters(&mut doc_tests, &options.filters);
     add_filters(&mut others, &options.filters);

@@ -58,8 +58,8 @@ pub use bus::{Bus, BusDelivery, DEFAULT_INBOX_BYTES, Inbox, MAX_FRAME_BYTES, Sen
 pub use memory::{DEFAULT_CAPACITY, MemoryTarget};
 pub use operators::StreamOperators;
 pub use queue::MAX_QUEUED_BYTES;
-pub use subscription::Subscription;
 #[cfg(feature = "redis")]
 pub use redis::{RedisOptions, RedisTarget};
+pub use subscription::Subscription;
 pub use target::{Connectivity, Delivery, EventTarget, Message, TargetError};
 pub use topic::MAX_TOPIC_BYTES;

@@ -18,7 +18,7 @@ use crate::{Connectivity, Message, Subscription, TargetError};
 
 pub(crate) use bus::{Listening, RedisBus};
 use health::Health;
-use link::{Event, Link, State};
+use link::{Event, Link};
 use sender::Sender;
 pub use settings::RedisOptions;
 use settings::Settings;
@@ -70,11 +70,14 @@ impl RedisTarget {
         if fanout.is_closed() {
             return Err(TargetError::Closed);
         }
-        if let State::Away(reason) = *publisher.link().state().borrow() {
-            // Certainly not sent, so this process can have it without having it twice.
+        if publisher.link().away().is_some() {
             publisher.failed();
-            fanout.publish(&message)?;
-            return Err(TargetError::Unavailable(reason));
+            // Looked at again, as the server may have come back before that was noted.
+            if let Some(reason) = publisher.link().away() {
+                // Certainly not sent, so this process can have it without having it twice.
+                fanout.publish(&message)?;
+                return Err(TargetError::Unavailable(reason));
+            }
         }
         let sent = publisher.put(settings.channel(TOPIC, &message.topic), message.payload).await?;
         sent.await.map_err(|_| TargetError::Closed)?.map(drop)

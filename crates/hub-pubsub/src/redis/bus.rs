@@ -43,7 +43,7 @@ impl RedisBus {
     }
 
     pub(crate) async fn put(&self, to: To<'_>, frame: Bytes) -> Result<Answer, TargetError> {
-        if let State::Away(reason) = *self.sender.link().state().borrow() {
+        if let Some(reason) = self.sender.link().away() {
             return Err(if self.is_closed() { TargetError::Closed } else { TargetError::Unavailable(reason) });
         }
         let name = match to {

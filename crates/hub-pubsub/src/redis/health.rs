@@ -20,7 +20,8 @@ impl Health {
             loop {
                 let [one, other] = &mut links;
                 // A link is dropped together with this.
-                let changed = tokio::select! { changed = one.changed() => changed, changed = other.changed() => changed };
+                let changed =
+                    tokio::select! { changed = one.changed() => changed, changed = other.changed() => changed };
                 links.iter_mut().for_each(watch::Receiver::mark_unchanged);
                 let word = of_all(&links);
                 sender.send_if_modified(|before| std::mem::replace(before, word) != word);

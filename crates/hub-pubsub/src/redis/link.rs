@@ -96,15 +96,26 @@ impl Link {
         self.shared.state.subscribe()
     }
 
+    /// The reason, while the server is away.
+    pub(crate) fn away(&self) -> Option<&'static str> {
+        match *self.shared.state.borrow() {
+            State::Away(reason) => Some(reason),
+            State::Connecting | State::Connected(_) => None,
+        }
+    }
+
     /// The connection, after waiting for the end of the first attempt.
     pub(crate) async fn connection(&self) -> Result<Connection, &'static str> {
         let mut state = self.state();
-        // Each attempt is bounded by the timeout; the sender lives as long as `self`.
-        let settled = state.wait_for(|state| !matches!(state, State::Connecting)).await;
-        match settled.as_deref() {
-            Ok(State::Connected(connection)) => Ok(connection.clone()),
-            Ok(State::Away(reason)) => Err(reason),
-            Ok(State::Connecting) | Err(_) => Err("not connected"),
+        let settled = state.wait_for(|state| !matches!(state, State::Connecting));
+        // The attempt is bounded as well, to connect and to subscribe.
+        match timeout(2 * self.shared.settings.options.timeout, settled).await {
+            Ok(Ok(state)) => match &*state {
+                State::Connected(connection) => Ok(connection.clone()),
+                State::Away(reason) => Err(reason),
+                State::Connecting => Err("not connected"),
+            },
+            _ => Err("not connected"),
         }
     }
 
@@ -113,7 +124,7 @@ impl Link {
     pub(crate) async fn subscribe(&self, name: &Name) -> u64 {
         let before = self.generation();
         let confirmed = self.shared.wanted.add(name);
-        if matches!(*self.shared.state.borrow(), State::Away(_)) {
+        if self.away().is_some() {
             return before;
         }
         match timeout(self.shared.settings.options.timeout, confirmed).await {
@@ -201,9 +212,10 @@ impl Shared {
         let all = self.wanted.all();
         self.tell(&mut connection, &all).await?;
         tracing::info!(link = self.name, "connected to redis");
-        self.state.send_replace(State::Connected(connection.clone()));
+        // In one step for the messages that come meanwhile: they wait for the lock.
         let mut gate = self.gate();
         *gate = Gate { generation, is_open: true };
+        self.state.send_replace(State::Connected(connection.clone()));
         (self.listener)(Event::Connected);
         drop(gate);
         self.wanted.confirm(all.subscribe, generation);

@@ -49,11 +49,11 @@ impl Sender {
     pub(crate) fn start(name: &'static str, settings: &Settings, sorry: Option<String>) -> Self {
         let (jobs, queue) = mpsc::unbounded_channel();
         let failed = Arc::new(AtomicBool::new(false));
-        let listener = connected_again(jobs.downgrade(), sorry, failed.clone());
+        let listener = connected_again(jobs.downgrade(), sorry.clone(), failed.clone());
         let link = Arc::new(Link::start(name, settings, Box::new(listener)));
         let timeout = settings.options.timeout;
         let mut task = JoinSet::new();
-        task.spawn(run(link.clone(), queue, failed.clone()));
+        task.spawn(run(link.clone(), queue, sorry, failed.clone()));
         Self { link, jobs, room: Arc::new(Semaphore::new(ROOM)), timeout, failed, task: Mutex::new(task) }
     }
 
@@ -84,6 +84,12 @@ impl Sender {
     }
 }
 
+/// What tells that something failed to be sent.
+fn apology(channel: String) -> Job {
+    let (answer, _) = oneshot::channel();
+    Job { channel, payload: Bytes::new(), answer, _room: None }
+}
+
 fn connected_again(
     jobs: mpsc::WeakUnboundedSender<Job>,
     sorry: Option<String>,
@@ -92,14 +98,13 @@ fn connected_again(
     move |_| {
         let (Some(jobs), Some(channel)) = (jobs.upgrade(), sorry.clone()) else { return };
         if failed.swap(false, Ordering::AcqRel) {
-            let (answer, _) = oneshot::channel();
             // Only fails when the task has ended, with the target.
-            _ = jobs.send(Job { channel, payload: Bytes::new(), answer, _room: None });
+            _ = jobs.send(apology(channel));
         }
     }
 }
 
-async fn run(link: Arc<Link>, mut queue: mpsc::UnboundedReceiver<Job>, failed: Arc<AtomicBool>) {
+async fn run(link: Arc<Link>, mut queue: mpsc::UnboundedReceiver<Job>, sorry: Option<String>, failed: Arc<AtomicBool>) {
     let mut batch = Vec::new();
     while let Some(first) = queue.recv().await {
         let mut bytes = first.payload.len();
@@ -112,10 +117,17 @@ async fn run(link: Arc<Link>, mut queue: mpsc::UnboundedReceiver<Job>, failed: A
             batch.push(job);
         }
         let result = send(&link, &batch).await;
-        if result.is_err() {
-            failed.store(true, Ordering::Release);
-        }
+        let is_error = result.is_err();
         answer(&mut batch, result);
+        if is_error {
+            failed.store(true, Ordering::Release);
+            // The connection may have come back before that was noted: then nobody else will say it.
+            if let Some(channel) = sorry.clone().filter(|_| link.away().is_none())
+                && send(&link, &[apology(channel)]).await.is_ok()
+            {
+                failed.store(false, Ordering::Release);
+            }
+        }
     }
 }
 

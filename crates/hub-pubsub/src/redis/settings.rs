@@ -86,6 +86,10 @@ impl Settings {
         // The crate's own errors may repeat parts of the URL, and with them the password.
         let invalid = |_| TargetError::InvalidUrl("expected redis://, rediss:// or unix://, with optional user and db");
         let info = url.into_connection_info().map_err(invalid)?;
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            // Without one TLS would panic later. It only fails when another thread was faster, which is as good.
+            _ = rustls::crypto::ring::default_provider().install_default();
+        }
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         // Subscriptions that share a connection with answers need RESP3, whatever the URL says.
         let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
@@ -106,11 +110,14 @@ mod tests {
     #[test]
     fn urls_are_checked_and_never_repeated() {
         let check = |url: &str| Settings::new(url, RedisOptions::default());
-        for url in ["redis://h", "redis://u:p%40w@h:1/2", "rediss://:pw@h/", "unix:///tmp/x.sock?db=1", "redis://[::1]:1"]
+        for url in
+            ["redis://h", "redis://u:p%40w@h:1/2", "rediss://:pw@h/", "unix:///tmp/x.sock?db=1", "redis://[::1]:1"]
         {
             assert!(check(url).is_ok(), "{url}");
         }
-        for url in ["", "h:6379", "http://h", "redis://:secret@h:x", "redis+cluster://:secret@a,b", "redis://:secret@a,b"] {
+        for url in
+            ["", "h:6379", "http://h", "redis://:secret@h:x", "redis+cluster://:secret@a,b", "redis://:secret@a,b"]
+        {
             let error = check(url).expect_err(url);
             assert!(matches!(error, TargetError::InvalidUrl(_)), "{url}: {error}");
             assert!(!format!("{error} {error:?}").contains("secret"), "{url}: {error}");

@@ -1,5 +1,4 @@
 //! The target and the bus on a real Redis server.
-#![cfg(feature = "redis")]
 
 mod outage;
 mod refusal;

@@ -49,6 +49,14 @@ async fn another_server_is_told_apart() {
 }
 
 #[tokio::test]
+async fn tls_is_not_given_up_for_plain_text() {
+    let server = Redis::start().expect("redis");
+    // It answers to a TLS hello with silence or an error.
+    let reason = reason(&format!("rediss://127.0.0.1:{}", server.port())).await;
+    assert!(["no connection", "no answer in time"].contains(&reason), "{reason}");
+}
+
+#[tokio::test]
 async fn a_silent_server_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let port = listener.local_addr().expect("address").port();

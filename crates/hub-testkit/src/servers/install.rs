@@ -19,12 +19,7 @@ const MANAGERS: [Manager; 4] = [
         packages: ["postgresql", "redis-server"],
         needs_root: true,
     },
-    Manager {
-        program: "dnf",
-        install: &["install", "-y"],
-        packages: ["postgresql-server", "redis"],
-        needs_root: true,
-    },
+    Manager { program: "dnf", install: &["install", "-y"], packages: ["postgresql-server", "redis"], needs_root: true },
     Manager { program: "apk", install: &["add"], packages: ["postgresql", "redis"], needs_root: true },
     Manager { program: "brew", install: &["install"], packages: ["postgresql", "redis"], needs_root: false },
 ];
