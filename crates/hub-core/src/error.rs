@@ -51,6 +51,16 @@ impl From<CoreError> for CallError {
             CoreError::Store(StoreError::Conflict { what }) => {
                 Self::new(ErrorCode::Conflict, format!("{what} is in conflict with what is stored"))
             }
+            CoreError::Store(StoreError::HeldByOther { .. }) => {
+                Self::new(ErrorCode::AccessDenied, "the spoke name belongs to another key")
+            }
+            CoreError::Store(StoreError::NewerInstance { .. }) => {
+                Self::new(ErrorCode::Conflict, "a newer instance holds the spoke name")
+            }
+            CoreError::Store(source) if matches!(source, StoreError::Busy) => {
+                tracing::warn!(error = %chain(&source), "the store is busy");
+                Self::new(ErrorCode::Overloaded, "the hub's store is busy").with_retryable(true)
+            }
             CoreError::Store(source) => {
                 let retryable = source.is_retryable();
                 tracing::error!(error = %chain(&source), "the store failed");

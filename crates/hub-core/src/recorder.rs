@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hub_protocol::CallId;
-use hub_storage::{CallBatch, CallRow, CallUpdate, EdgeRow, KeyedOutcome, NewEvent, Store};
+use hub_storage::{BatchMark, CallBatch, CallRow, CallUpdate, EdgeRow, KeyedOutcome, NewEvent, Store};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +73,7 @@ impl Recorder {
             backlog: Arc::clone(&backlog),
             awaited: Arc::clone(&awaited),
             closing: closing.clone(),
+            mark: BatchMark { writer: uuid::Uuid::now_v7(), number: 0 },
         };
         tasks.spawn_last("recorder", writer.run());
         Self { queue, backlog, awaited, closing }
@@ -114,6 +115,8 @@ struct Writer {
     backlog: Arc<AtomicU64>,
     awaited: Arc<Notify>,
     closing: CancellationToken,
+    /// Of the last batch: one whose commit went unanswered is tried again and must not be written twice.
+    mark: BatchMark,
 }
 
 impl Writer {
@@ -124,7 +127,9 @@ impl Writer {
                 self.linger(&mut jobs).await;
             }
             let count = jobs.len() as u64;
-            let (batch, waiting) = gather(&mut jobs);
+            let (mut batch, waiting) = gather(&mut jobs);
+            self.mark.number += 1;
+            batch.mark = Some(self.mark);
             self.commit(batch).await;
             self.backlog.fetch_sub(count, Ordering::Relaxed);
             for done in waiting {
@@ -170,7 +175,7 @@ impl Writer {
                     metrics::counter!("hub_recorder_events_total").increment(rows.len() as u64);
                     return self.log.announce(rows.last().map(|r| r.seq)).await;
                 }
-                Err(hub_storage::StoreError::Unavailable) => {
+                Err(hub_storage::StoreError::Closed) => {
                     tracing::error!("call records were lost: the store is closed");
                     return;
                 }

@@ -177,7 +177,7 @@ impl Hub {
         let event =
             event(&params.name, "connected", json!({ "connectionId": session.id(), "operations": ids_of(offers) }));
         let written = self.store().spokes().register(row, rows_of(offers), event).await;
-        let (stored, event) = written.map_err(|e| conflict_or(e, offers))?;
+        let (stored, event, _previous) = written.map_err(|e| conflict_or(e, offers))?;
         self.log().announce(Some(event.seq)).await;
         Ok(stored)
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use diesel_async::pooled_connection::bb8::{Pool, PooledConnection};
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
-use diesel_async::{AnsiTransactionManager, AsyncConnection, AsyncPgConnection, TransactionManager};
+use diesel_async::{AnsiTransactionManager, AsyncPgConnection, TransactionManager};
 use futures_util::FutureExt;
 
 use crate::{EventRow, NewEvent, StoreError};
@@ -40,6 +40,7 @@ pub(crate) mod names {
         pub(crate) use crate::audit::pg as audit;
         pub(crate) use crate::batches::pg as batches;
         pub(crate) use crate::events::pg as events;
+        pub(crate) use crate::hubs::pg as hubs;
         pub(crate) use crate::settings::pg as settings;
     }
 }

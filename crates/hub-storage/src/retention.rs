@@ -7,6 +7,12 @@ use crate::{Stamp, Store, StoreError};
 /// Most rows that one transaction of a sweep removes: a few tens of milliseconds of the writer's time.
 const CHUNK: i64 = 5_000;
 
+/// How long the mark of a writer that writes no more is kept: far longer than anybody tries a batch again.
+const MARKS: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Setting that holds the latest cutoff of calls, in microseconds: what ended before it may be gone.
+pub(crate) const CALLS_SWEPT_TO: &str = "store.calls_swept_to";
+
 /// How long each kind of row is kept; `None` is for ever.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retention {
@@ -49,6 +55,7 @@ impl Store {
             swept.audit = self.sweep_audit(now.minus(age)).await?;
         }
         swept.idempotency = self.sweep_idempotency(now).await?;
+        self.sweep_marks(now.minus(MARKS)).await?;
         Ok(swept)
     }
 }
@@ -76,9 +83,11 @@ sweeps! {
     sweep_events => events_before;
     sweep_audit => audit_before;
     sweep_idempotency => idempotency_until;
+    sweep_marks => marks_before;
 }
 
 backends! {
+    use crate::bulk::Bulk;
     use diesel::prelude::{BoolExpressionMethods, ExpressionMethods, QueryDsl};
     use diesel_async::RunQueryDsl;
     use hub_protocol::CallId;
@@ -91,7 +100,19 @@ backends! {
         let old: Vec<BindId> = old.into_iter().map(BindId::from).collect();
         diesel::delete(call_edges::table.filter(call_edges::source.eq_any(&old))).execute(c).await?;
         diesel::delete(call_edges::table.filter(call_edges::target.eq_any(&old))).execute(c).await?;
-        Ok(diesel::delete(calls::table.filter(calls::call_id.eq_any(&old))).execute(c).await? as u64)
+        let removed = diesel::delete(calls::table.filter(calls::call_id.eq_any(&old))).execute(c).await? as u64;
+        if removed > 0 {
+            c.one_at_a_time(CALLS_SWEPT_TO).await?;
+            let before = of::settings::get(c, CALLS_SWEPT_TO.to_owned()).await?.and_then(|at| at.parse::<i64>().ok());
+            if before.is_none_or(|before| before < cutoff.0) {
+                of::settings::set(c, CALLS_SWEPT_TO.to_owned(), serde_json::json!(cutoff.0).into()).await?;
+            }
+        }
+        Ok(removed)
+    }
+
+    pub(super) async fn marks_before(c: &mut Conn, cutoff: Stamp) -> Result<u64, StoreError> {
+        of::batches::forget(c, cutoff).await
     }
 
     pub(super) async fn events_before(c: &mut Conn, cutoff: Stamp) -> Result<u64, StoreError> {

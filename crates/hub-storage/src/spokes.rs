@@ -99,21 +99,41 @@ pub struct RegistrationRow {
     pub policy: String,
 }
 
+/// The connection, at another hub, that held the name of a spoke until it registered here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreviousHolder {
+    /// The hub it is connected to.
+    pub hub_id: HubId,
+    /// The connection.
+    pub connection_id: ConnectionId,
+    /// Milliseconds that the hub's lease goes on; 0 for a hub that is dead.
+    pub lease_remaining_ms: u64,
+    /// The process that connected.
+    pub instance_id: Uuid,
+    /// When that process started.
+    pub started_at: Stamp,
+}
+
 /// Verbs on spokes and the operations they serve.
 #[derive(Debug)]
 pub struct Spokes<'a>(pub(crate) &'a Store);
 
 impl Spokes<'_> {
-    /// Stores a spoke that connected and exactly these as its active operations; a known name keeps its id and owner.
+    /// Stores a spoke that connected and exactly these as its active operations; a known name keeps its id.
+    ///
+    /// Of two hubs that register one name at the same time the second waits for the first and sees what it wrote.
+    /// The answer names the connection at another hub that held the name, for it to be ended.
     ///
     /// # Errors
-    /// [`StoreError::DefinitionConflict`] when a definition is stored with another spec; nothing is changed then.
+    /// [`StoreError::HeldByOther`] when the name has another owner, [`StoreError::NewerInstance`] when it is connected
+    /// at a hub with a lease as another instance that did not start earlier, [`StoreError::DefinitionConflict`] when a
+    /// definition is stored with another spec; nothing is changed then.
     pub async fn register(
         &self,
         spoke: SpokeRow,
         definitions: Vec<DefinitionRow>,
         event: NewEvent,
-    ) -> Result<(SpokeRow, EventRow), StoreError> {
+    ) -> Result<(SpokeRow, EventRow, Option<PreviousHolder>), StoreError> {
         on_writer!(self.0, register(spoke, definitions, event))
     }
 
@@ -211,6 +231,32 @@ impl Spokes<'_> {
     }
 }
 
+/// Whether `new` may have the name, and the connection at another hub that it takes it from.
+fn may_replace(
+    stored: &SpokeRow,
+    new: &SpokeRow,
+    lease_remaining_ms: u64,
+) -> Result<Option<PreviousHolder>, StoreError> {
+    if stored.owner != new.owner {
+        return Err(StoreError::HeldByOther { owner: stored.owner.clone() });
+    }
+    if !stored.connected {
+        return Ok(None);
+    }
+    let newer = new.instance_id == stored.instance_id || new.started_at > stored.started_at;
+    if lease_remaining_ms > 0 && !newer {
+        return Err(StoreError::NewerInstance { hub_id: stored.hub_id });
+    }
+    let elsewhere = stored.hub_id != new.hub_id;
+    Ok(elsewhere.then(|| PreviousHolder {
+        hub_id: stored.hub_id,
+        connection_id: stored.connection_id,
+        lease_remaining_ms,
+        instance_id: stored.instance_id,
+        started_at: stored.started_at,
+    }))
+}
+
 /// What a heartbeat changes; here `None` is "leave it".
 #[derive(Clone, AsChangeset)]
 #[diesel(table_name = spokes)]
@@ -237,6 +283,7 @@ fn spec_of(text: String) -> Result<Json, StoreError> {
 }
 
 backends! {
+    use crate::bulk::Bulk;
     use of::events::append_one;
     use diesel::dsl::exists;
     use diesel::prelude::{JoinOnDsl, OptionalExtension, QueryDsl, SelectableHelper};
@@ -247,17 +294,8 @@ backends! {
         mut spoke: SpokeRow,
         wanted: Vec<DefinitionRow>,
         event: NewEvent,
-    ) -> Result<(SpokeRow, EventRow), StoreError> {
-        match by_name(c, spoke.name.clone()).await? {
-            Some(stored) => {
-                (spoke.id, spoke.owner) = (stored.id, stored.owner);
-                diesel::update(spokes::table.find(BindId::from(spoke.id))).set(spoke.clone()).execute(c).await?;
-            }
-            None => {
-                let insert = diesel::insert_into(spokes::table).values(spoke.clone());
-                insert.execute(c).await.map_err(StoreError::conflict("spoke"))?;
-            }
-        }
+    ) -> Result<(SpokeRow, EventRow, Option<PreviousHolder>), StoreError> {
+        let previous = take_name(c, &mut spoke).await?;
         let mut known = registered(c, spoke.id).await?;
         for row in &wanted {
             activate(c, spoke.id, row, &mut known).await?;
@@ -270,7 +308,25 @@ backends! {
             diesel::update(stale).set(registrations::active.eq(false)).execute(c).await?;
         }
         let event = append_one(c, event).await?;
-        Ok((spoke, event))
+        Ok((spoke, event, previous))
+    }
+
+    /// Writes the row of the spoke, if it may have the name.
+    async fn take_name(c: &mut Conn, spoke: &mut SpokeRow) -> Result<Option<PreviousHolder>, StoreError> {
+        let insert = diesel::insert_into(spokes::table).values(spoke.clone()).on_conflict(spokes::name).do_nothing();
+        let fresh = insert.execute(c).await.map_err(StoreError::conflict("spoke"))? > 0;
+        if fresh {
+            return Ok(None);
+        }
+        let stored = c.locked_spoke(&spoke.name).await?.ok_or(StoreError::NotFound { what: "spoke" })?;
+        let lease_remaining_ms = match stored.connected {
+            true => of::hubs::remaining(c, stored.hub_id).await?,
+            false => 0,
+        };
+        let previous = may_replace(&stored, spoke, lease_remaining_ms)?;
+        spoke.id = stored.id;
+        diesel::update(spokes::table.find(BindId::from(spoke.id))).set(spoke.clone()).execute(c).await?;
+        Ok(previous)
     }
 
     /// All registrations of one spoke, so that a reconnect with unchanged operations writes none of them.

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::postgres::{Postgres, PostgresOptions, Target, migrate, pending};
 use crate::sqlite::{Sqlite, SqliteOptions, backup};
-use crate::{Accounts, Audit, Calls, Events, Idempotency, Keys, Settings, Spokes, StoreError};
+use crate::{Accounts, Audit, Calls, Events, Hubs, Idempotency, Keys, Leases, Settings, Spokes, StoreError};
 
 /// The store; clones share it.
 #[derive(Clone)]
@@ -105,6 +105,18 @@ impl Store {
     #[must_use]
     pub fn events(&self) -> Events<'_> {
         Events(self)
+    }
+
+    /// Verbs on the hubs of a cluster.
+    #[must_use]
+    pub fn hubs(&self) -> Hubs<'_> {
+        Hubs(self)
+    }
+
+    /// Verbs on named leases.
+    #[must_use]
+    pub fn leases(&self) -> Leases<'_> {
+        Leases(self)
     }
 
     /// Verbs on settings.

@@ -64,6 +64,11 @@ impl Stamp {
         Self(self.0.saturating_add(Self::from_millis(millis).0))
     }
 
+    /// The moment `span` after this one.
+    pub(crate) fn plus(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(micros(span)))
+    }
+
     /// The moment `age` before this one.
     pub(crate) fn minus(self, age: Duration) -> Self {
         Self(self.0.saturating_sub(micros(age)))

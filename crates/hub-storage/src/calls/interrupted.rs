@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use hub_protocol::{CallId, HubId, Json};
 use serde::Serialize;
 
@@ -8,13 +10,16 @@ use crate::{NewEvent, Stamp, Store, StoreError};
 /// Most calls that one transaction closes.
 const CHUNK: i64 = 500;
 
+/// As the partial index says it.
+const LIVE: &str = "status IN ('pending', 'running')";
+
 pub(super) async fn close(store: &Store, hub: Option<HubId>, at: Stamp, error: Json) -> Result<u64, StoreError> {
     let mut total = 0;
     loop {
         let error = error.clone();
-        let closed: u64 = on_writer!(store, close_some(hub, at, error))?;
+        let (found, closed): (u64, u64) = on_writer!(store, close_some(hub, at, error))?;
         total += closed;
-        if closed < CHUNK as u64 {
+        if found < CHUNK as u64 {
             return Ok(total);
         }
     }
@@ -71,15 +76,16 @@ backends! {
     use diesel::sql_types::Bool;
     use diesel_async::RunQueryDsl;
 
+    /// How many live calls were found, and how many of them this transaction closed: the others were closed by
+    /// another hub in between.
     pub(super) async fn close_some(
         c: &mut Conn,
         hub: Option<HubId>,
         at: Stamp,
         error: Json,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<(u64, u64), StoreError> {
         let mut live = calls::table
-            // As the partial index says it.
-            .filter(sql::<Bool>("status IN ('pending', 'running')"))
+            .filter(sql::<Bool>(LIVE))
             .order(calls::call_id)
             .limit(CHUNK)
             .select(Open::as_select())
@@ -87,22 +93,25 @@ backends! {
         if let Some(hub) = hub {
             live = live.filter(calls::hub_id.eq(BindId::from(hub)));
         }
-        let live: Vec<Open> = live.load(c).await?;
+        let mut live: Vec<Open> = live.load(c).await?;
+        let found = live.len() as u64;
         let ids: Vec<BindId> = live.iter().map(|call| call.call_id.into()).collect();
-        diesel::update(calls::table.filter(calls::call_id.eq_any(&ids)))
-            .set((
-                calls::status.eq("failed"),
-                calls::error.eq(BindDoc::from(error.clone())),
-                calls::completed_at.eq(Some(at)),
-            ))
-            .execute(c)
-            .await?;
+        let still = calls::table.filter(calls::call_id.eq_any(&ids)).filter(sql::<Bool>(LIVE));
+        let ended = (
+            calls::status.eq("failed"),
+            calls::error.eq(BindDoc::from(error.clone())),
+            calls::completed_at.eq(Some(at)),
+        );
+        let closed: Vec<CallId> = diesel::update(still).set(ended).returning(calls::call_id).get_results(c).await?;
+        let closed: HashSet<CallId> = closed.into_iter().collect();
+        live.retain(|call| closed.contains(&call.call_id));
+        let ids: Vec<BindId> = live.iter().map(|call| call.call_id.into()).collect();
         let unfinished = idempotency_keys::call_id.eq_any(&ids);
         diesel::delete(idempotency_keys::table.filter(unfinished).filter(idempotency_keys::outcome.is_null()))
             .execute(c)
             .await?;
         let events: Result<Vec<NewEvent>, StoreError> = live.iter().map(|call| call.failed(at, &error)).collect();
         c.append_events(events?).await?;
-        Ok(ids.len() as u64)
+        Ok((found, live.len() as u64))
     }
 }

@@ -20,6 +20,7 @@ pub(crate) async fn batch_is_written_whole<B: Backend>() {
     fresh.store.idempotency().begin(key.clone(), at(0)).await.unwrap();
     let edge = EdgeRow { source: first.call_id, target: second.call_id, kind: "triggered".into() };
     let batch = CallBatch {
+        mark: None,
         started: vec![first.clone(), second.clone()],
         updates: vec![],
         edges: vec![edge.clone(), edge.clone()],

@@ -18,13 +18,15 @@ pub(crate) async fn registering_again_keeps_id_and_owner<B: Backend>() {
     let fresh = B::fresh().await;
     let spokes = fresh.store.spokes();
     let first = spoke("files-1", "ada");
-    let (stored, event_row) = spokes.register(first.clone(), vec![], event("connected")).await.unwrap();
+    let (stored, event_row, _) = spokes.register(first.clone(), vec![], event("connected")).await.unwrap();
     assert_eq!((stored, event_row.seq), (first.clone(), 1));
-    let mut second = spoke("files-1", "mallory");
+    let stranger = spokes.register(spoke("files-1", "mallory"), vec![], event("connected")).await.unwrap_err();
+    assert!(matches!(&stranger, StoreError::HeldByOther { owner } if owner == "ada"), "{stranger}");
+    let mut second = spoke("files-1", "ada");
     second.labels = Some(json(r#"["gpu"]"#));
     second.host_info = None;
-    let (stored, _) = spokes.register(second.clone(), vec![], event("connected")).await.unwrap();
-    (second.id, second.owner) = (first.id, first.owner);
+    let (stored, ..) = spokes.register(second.clone(), vec![], event("connected")).await.unwrap();
+    second.id = first.id;
     assert_eq!(stored, second);
     assert_eq!(spokes.by_name("files-1").await.unwrap(), Some(second.clone()));
     let other = spoke("alpha", "ada");
@@ -85,7 +87,7 @@ pub(crate) async fn operations_are_added_and_removed<B: Backend>() {
     let fresh = B::fresh().await;
     let spokes = fresh.store.spokes();
     let v1 = definition("files.read", "1.0.0", "{}");
-    let (stored, _) = spokes.register(spoke("files-1", "a"), vec![v1], event("e")).await.unwrap();
+    let (stored, ..) = spokes.register(spoke("files-1", "a"), vec![v1], event("e")).await.unwrap();
     let v2 = definition("files.read", "2.0.0", "{}");
     spokes.update_operations(stored.id, vec![v2.clone()], event("e")).await.unwrap();
     assert_eq!(registered(&fresh.store).await, ["files.read@1.0.0 files-1", "files.read@2.0.0 files-1"]);
@@ -105,8 +107,8 @@ pub(crate) async fn operations_are_added_and_removed<B: Backend>() {
 pub(crate) async fn late_disconnect_of_an_old_connection<B: Backend>() {
     let fresh = B::fresh().await;
     let spokes = fresh.store.spokes();
-    let (old, _) = spokes.register(spoke("files-1", "a"), vec![], event("e")).await.unwrap();
-    let (new, _) = spokes.register(spoke("files-1", "a"), vec![], event("e")).await.unwrap();
+    let (old, ..) = spokes.register(spoke("files-1", "a"), vec![], event("e")).await.unwrap();
+    let (new, ..) = spokes.register(spoke("files-1", "a"), vec![], event("e")).await.unwrap();
     let late = spokes.disconnect(old.id, old.connection_id, at(5), event("gone")).await.unwrap();
     assert_eq!(late, None);
     assert_eq!(spokes.by_name("files-1").await.unwrap(), Some(new.clone()));
@@ -121,7 +123,7 @@ pub(crate) async fn late_disconnect_of_an_old_connection<B: Backend>() {
 pub(crate) async fn heartbeat_changes_what_it_names<B: Backend>() {
     let fresh = B::fresh().await;
     let spokes = fresh.store.spokes();
-    let (row, _) = spokes.register(spoke("files-1", "a"), vec![], event("e")).await.unwrap();
+    let (row, ..) = spokes.register(spoke("files-1", "a"), vec![], event("e")).await.unwrap();
     spokes.heartbeat(row.id, Some(0.5), Some(json("[1]")), Some(true), at(1)).await.unwrap();
     spokes.heartbeat(row.id, None, None, None, at(2)).await.unwrap();
     let stored = spokes.by_name("files-1").await.unwrap().unwrap();
