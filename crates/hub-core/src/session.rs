@@ -8,8 +8,8 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use hub_operations::{Answer, Close, Incoming, Outbox, Peer, PeerConfig, Responder, now_ms};
 use hub_protocol::{
-    CallError, CallId, CallRequested, ConnectionId, Envelope, ErrorCode, Event, Fault, FaultCode, HubId, Identity, Json,
-    Violation, close,
+    CallError, CallId, CallRequested, ConnectionId, Envelope, ErrorCode, Event, Fault, FaultCode, HubId, Identity,
+    Json, Violation, close,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 

@@ -104,6 +104,11 @@ fn print_config(layers: &Layered, json: bool) -> Result<bool> {
 }
 
 async fn backup(config: Config, to: PathBuf, json: bool) -> Result<bool> {
+    anyhow::ensure!(
+        config.database.is_none(),
+        "a Postgres is backed up by its own tools, also while hubs use it: pg_dump --format=custom --file {} DATABASE_URL",
+        to.display()
+    );
     let from = config.data_dir.join("hub.db");
     anyhow::ensure!(from.exists(), "no database at {}: is --data-dir right?", from.display());
     // Looked at again when the file is made; here for a text that says what to do.

@@ -150,7 +150,7 @@ async fn build_hub(store: Store, config: &Config, url: String) -> Result<Hub> {
             // Hubs of one database find each other, and no others on the same Redis.
             let id = store.settings().ensure("cluster.id", json!(HubId::new()).into()).await?;
             let id: HubId = id.parse().context("the database has an unreadable cluster.id")?;
-            let options = RedisOptions { timeout: BUS_ANSWERS, ..RedisOptions::default().with_prefix(format!("hub:{id}:")) };
+            let options = RedisOptions::default().with_prefix(format!("hub:{id}:")).with_timeout(BUS_ANSWERS);
             let target = EventTarget::redis(redis, options.clone()).context(wrong)?;
             let bus = Bus::redis(redis, options).context(wrong)?;
             // Later it may come and go; at the start a wrong address or password should be seen.

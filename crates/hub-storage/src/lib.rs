@@ -143,7 +143,9 @@ mod store;
 
 pub use accounts::{AccountRow, Accounts};
 pub use audit::{Audit, AuditFilter, AuditRow};
-pub use calls::{BatchMark, CallBatch, CallFilter, CallRow, CallUpdate, Calls, EdgeRow, ExportFilter, KeyedOutcome, StatRow};
+pub use calls::{
+    BatchMark, CallBatch, CallFilter, CallRow, CallUpdate, Calls, EdgeRow, ExportFilter, KeyedOutcome, StatRow,
+};
 pub use error::StoreError;
 pub use events::{EventRow, Events, NewEvent};
 pub use hubs::{HeldSpoke, HubRow, Hubs, Leases, Renewed};

@@ -249,7 +249,9 @@ impl Tries {
                 None
             }
             // A pooled connection that its server has closed meanwhile; the next one shows whether the server lives.
-            Err(StoreError::Unavailable(source)) if !committing && !self.lost && source.is::<diesel::result::Error>() => {
+            Err(StoreError::Unavailable(source))
+                if !committing && !self.lost && source.is::<diesel::result::Error>() =>
+            {
                 self.lost = true;
                 None
             }

@@ -127,9 +127,11 @@ impl Cluster {
         // Before it is sent: the spoke may call on at once.
         self.inner.relays.pin().insert(call, Relayed { connection, home });
         let shown = Shown { cluster: self.clone(), call };
-        let pending = spoke.peer.start(request, one).await.map_err(|error| {
-            if error.is(ErrorCode::SpokeDisconnected) { not_here() } else { error }
-        })?;
+        let pending = spoke
+            .peer
+            .start(request, one)
+            .await
+            .map_err(|error| if error.is(ErrorCode::SpokeDisconnected) { not_here() } else { error })?;
         Ok(Relay {
             hub: hub.clone(),
             pending: Some(pending),

@@ -156,8 +156,7 @@ async fn abort_elsewhere(ctx: &Ctx, params: AbortCall) -> Result<AbortedCall, Ca
     }
     if !own {
         let actor = Principal { identity: ctx.as_caller().identity.clone(), key: ctx.as_caller().key.clone() };
-        let details =
-            json!({ "operationId": row.operation_id, "principal": row.principal, "reason": params.reason });
+        let details = json!({ "operationId": row.operation_id, "principal": row.principal, "reason": params.reason });
         audit::note(ctx.hub(), &actor, "calls.abort", &row.call_id.to_string(), details).await?;
     }
     let grace = params.grace_ms.map_or(abort::GRACE, std::time::Duration::from_millis);
@@ -176,10 +175,7 @@ fn home_of(ctx: &Ctx, row: &CallRow) -> Option<hub_protocol::HubId> {
     (row.completed_at.is_none() && row.hub_id != ctx.hub().id()).then_some(row.hub_id)
 }
 
-async fn attach(
-    ctx: Ctx,
-    params: AttachCall,
-) -> Result<BoxStream<'static, Result<AttachItem, CallError>>, CallError> {
+async fn attach(ctx: Ctx, params: AttachCall) -> Result<BoxStream<'static, Result<AttachItem, CallError>>, CallError> {
     let after = params.after.unwrap_or(0);
     let Some(live) = ctx.hub().attachable(params.call_id) else {
         let missing = CoreError::NotFound { what: "running stream" };

@@ -31,7 +31,11 @@ pub(crate) async fn ready(State(app): State<App>) -> Response {
     // Without the bus the hub serves what is connected to it, so it stays ready; the other hubs would be no better.
     if let Some(up) = app.hub.bus_is_up() {
         let reason = "the bus to the other hubs is away: only what is connected here can be called";
-        steps.push(if up { json!({ "name": "bus", "ok": true }) } else { json!({ "name": "bus", "ok": false, "reason": reason }) });
+        steps.push(if up {
+            json!({ "name": "bus", "ok": true })
+        } else {
+            json!({ "name": "bus", "ok": false, "reason": reason })
+        });
     }
     let body = json!({ "ready": ready, "draining": draining, "steps": steps });
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()

@@ -104,7 +104,9 @@ async fn patiently(inner: &Inner, mark: BatchMark, events: &[NewEvent]) -> Resul
     let mut lost = 0;
     loop {
         match tries.judge(inner.bounded(once(inner, mark, events, &tries)).await).await {
-            Some(Err(StoreError::Unavailable(source))) if lost < TRIES && source.is::<diesel::result::Error>() => lost += 1,
+            Some(Err(StoreError::Unavailable(source))) if lost < TRIES && source.is::<diesel::result::Error>() => {
+                lost += 1
+            }
             Some(outcome) => return outcome,
             None => {}
         }

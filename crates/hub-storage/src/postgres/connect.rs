@@ -40,7 +40,9 @@ impl Target {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {
                 Some(("sslmode", "verify-full")) => (verify, rest) = (true, [rest, vec!["sslmode=require"]].concat()),
-                Some(("sslmode", "verify-ca" | "allow")) => return Err(refused("sslmode must be disable, prefer, require or verify-full")),
+                Some(("sslmode", "verify-ca" | "allow")) => {
+                    return Err(refused("sslmode must be disable, prefer, require or verify-full"));
+                }
                 Some(("sslrootcert", file)) => root_cert = Some(decoded(file)),
                 _ => rest.push(pair),
             }
@@ -56,7 +58,10 @@ impl Target {
         }
         config.connect_timeout(options.connect_timeout);
         config.tcp_user_timeout(options.tcp_user_timeout);
-        config.keepalives_idle(Duration::from_secs(15)).keepalives_interval(Duration::from_secs(5)).keepalives_retries(3);
+        config
+            .keepalives_idle(Duration::from_secs(15))
+            .keepalives_interval(Duration::from_secs(5))
+            .keepalives_retries(3);
         let tls = MakeRustlsConnect::new(tls(verify, root_cert)?);
         let set_up = format!(
             "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET timezone = 'UTC';
@@ -69,11 +74,17 @@ impl Target {
 
     /// Hosts and database, without user and password.
     pub(crate) fn address(&self) -> String {
-        let hosts: Vec<String> = self.config.get_hosts().iter().zip(self.config.get_ports().iter().chain([&5432].into_iter().cycle())).map(|(host, port)| match host {
-            tokio_postgres::config::Host::Tcp(name) => format!("{name}:{port}"),
-            #[cfg(unix)]
-            tokio_postgres::config::Host::Unix(path) => format!("{}:{port}", path.display()),
-        }).collect();
+        let hosts: Vec<String> = self
+            .config
+            .get_hosts()
+            .iter()
+            .zip(self.config.get_ports().iter().chain([&5432].into_iter().cycle()))
+            .map(|(host, port)| match host {
+                tokio_postgres::config::Host::Tcp(name) => format!("{name}:{port}"),
+                #[cfg(unix)]
+                tokio_postgres::config::Host::Unix(path) => format!("{}:{port}", path.display()),
+            })
+            .collect();
         format!("postgres://{}/{}", hosts.join(","), self.config.get_dbname().unwrap_or_default())
     }
 
