@@ -120,7 +120,7 @@ backends! {
         written.into_iter().next().ok_or(StoreError::NotFound { what: "event" })
     }
 
-    pub(super) async fn after(
+    pub(crate) async fn after(
         c: &mut Conn,
         after: u64,
         root: Option<CallId>,
