@@ -48,6 +48,7 @@ mod schema;
 mod sqlite;
 mod types;
 
+
 /// Instantiates query bodies once per backend, as `lite` and as `pg`. Errors in a body point at the macro: write it
 /// outside first.
 macro_rules! backends {
@@ -141,6 +142,7 @@ mod retention;
 mod settings;
 mod spokes;
 mod store;
+mod verify;
 
 pub use accounts::{AccountRow, Accounts};
 pub use audit::{Audit, AuditFilter, AuditRow};
@@ -158,3 +160,4 @@ pub use spokes::{DefinitionRow, PreviousHolder, RegistrationRow, SpokeRow, Spoke
 pub use sqlite::SqliteOptions;
 pub use store::Store;
 pub use types::Stamp;
+pub use verify::{Finding, VerifyProgress};
