@@ -1,39 +1,68 @@
 //! Prints how many rows a second [`Calls::record`](hub_storage::Calls::record) writes, for both durabilities.
 //!
-//! `cargo run --release -p hub-storage --example rows [seconds]`. A batch is 256 calls that start and end in it,
+//! `cargo run --release -p hub-storage --example rows [seconds] [postgres://..]`; the address is that of an empty
+//! database, which is measured instead of a file. A batch is 256 calls that start and end in it,
 //! each with a payload of 300 bytes and two events: 768 rows.
 
 #![expect(clippy::print_stdout, reason = "a tool for people")]
 
 use std::error::Error;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hub_protocol::{CallId, HubId, Json};
-use hub_storage::{CallBatch, CallRow, CallUpdate, NewEvent, SqliteOptions, Stamp, Store};
+use hub_storage::{
+    BatchMark, CallBatch, CallRow, CallUpdate, NewEvent, PostgresOptions, SqliteOptions, Stamp, Store, StoreError,
+};
 
 const CALLS: usize = 256;
 const ROWS: usize = CALLS * 3;
 const TASKS: usize = 4;
 
+/// Where to write: a new file, or one Postgres database for all.
+#[derive(Clone)]
+enum Place {
+    File { sync_full: bool },
+    Postgres(String),
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let seconds = std::env::args().nth(1).map_or(Ok(3), |text| text.parse())?;
-    println!("{:<12} {:>8} {:>12} {:>12} {:>10}", "synchronous", "writers", "calls/s", "rows/s", "MiB/s");
-    for (name, sync_full) in [("FULL", true), ("NORMAL", false)] {
+    let time = Duration::from_secs(seconds);
+    let places = match std::env::args().nth(2) {
+        None => {
+            vec![("FULL", Place::File { sync_full: true }), ("NORMAL", Place::File { sync_full: false })]
+        }
+        Some(url) => vec![("postgres", Place::Postgres(url))],
+    };
+    println!("{:<12} {:>8} {:>12} {:>12} {:>10}", "store", "writers", "calls/s", "rows/s", "MiB/s");
+    for (name, place) in &places {
         for tasks in [1, TASKS] {
-            measure(name, sync_full, tasks, Duration::from_secs(seconds)).await?;
+            measure(name, place, tasks, time).await?;
         }
     }
-    for (name, sync_full) in [("FULL", true), ("NORMAL", false)] {
-        singles(name, sync_full, Duration::from_secs(seconds)).await?;
+    for (name, place) in &places {
+        for tasks in [1, 32, 256] {
+            singles(name, place, tasks, time).await?;
+        }
     }
     Ok(())
 }
 
-async fn measure(name: &str, sync_full: bool, tasks: usize, time: Duration) -> Result<(), Box<dyn Error>> {
+async fn open(place: &Place, path: &Path) -> Result<Store, StoreError> {
+    match place {
+        Place::File { sync_full } => {
+            Store::open_sqlite(path, SqliteOptions { sync_full: *sync_full, ..SqliteOptions::default() }).await
+        }
+        Place::Postgres(url) => Store::open_postgres(url, PostgresOptions::default()).await,
+    }
+}
+
+async fn measure(name: &str, place: &Place, tasks: usize, time: Duration) -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir_in(".")?;
     let path = folder.path().join("rows.db");
-    let store = Store::open_sqlite(&path, SqliteOptions { sync_full, ..SqliteOptions::default() }).await?;
+    let store = open(place, &path).await?;
     let payload = Json::from(serde_json::json!({ "text": "x".repeat(288) }));
     let since = Instant::now();
     let mut writers = tokio::task::JoinSet::new();
@@ -41,35 +70,36 @@ async fn measure(name: &str, sync_full: bool, tasks: usize, time: Duration) -> R
         let (store, payload) = (store.clone(), payload.clone());
         writers.spawn(async move {
             let mut batches = 0;
+            let writer = uuid::Uuid::now_v7();
             while since.elapsed() < time {
-                store.calls().record(batch(CALLS, &payload)).await?;
                 batches += 1;
+                let mark = Some(BatchMark { writer, number: batches });
+                store.calls().record(CallBatch { mark, ..batch(CALLS, &payload) }).await?;
             }
-            Ok::<usize, hub_storage::StoreError>(batches)
+            Ok::<i64, StoreError>(batches)
         });
     }
-    let mut batches = 0;
+    let mut batches = 0.0;
     while let Some(done) = writers.join_next().await {
-        batches += done??;
+        batches += done?? as f64;
     }
     let seconds = since.elapsed().as_secs_f64();
     store.close().await;
-    let bytes = std::fs::metadata(&path)?.len() as f64;
-    let rate = |rows: usize| (batches * rows) as f64 / seconds;
+    let bytes = std::fs::metadata(&path).map_or(0, |file| file.len()) as f64;
+    let rate = |rows: usize| batches * rows as f64 / seconds;
     let mib = bytes / seconds / f64::from(1 << 20);
     println!("{name:<12} {tasks:>8} {:>12.0} {:>12.0} {mib:>10.1}", rate(CALLS), rate(ROWS));
     Ok(())
 }
 
 /// Group commit: many tasks that each write one small thing and wait for it.
-async fn singles(name: &str, sync_full: bool, time: Duration) -> Result<(), Box<dyn Error>> {
+async fn singles(name: &str, place: &Place, tasks: usize, time: Duration) -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir_in(".")?;
-    let path = folder.path().join("singles.db");
-    let store = Store::open_sqlite(&path, SqliteOptions { sync_full, ..SqliteOptions::default() }).await?;
+    let store = open(place, &folder.path().join("singles.db")).await?;
     let payload = Json::from(serde_json::json!({ "text": "x".repeat(288) }));
     let since = Instant::now();
     let mut writers = tokio::task::JoinSet::new();
-    for _ in 0..256 {
+    for _ in 0..tasks {
         let (store, payload) = (store.clone(), payload.clone());
         writers.spawn(async move {
             let mut rows = 0;
@@ -77,14 +107,15 @@ async fn singles(name: &str, sync_full: bool, time: Duration) -> Result<(), Box<
                 store.events().append(vec![event(&payload, CallId::new(), "single")]).await?;
                 rows += 1;
             }
-            Ok::<usize, hub_storage::StoreError>(rows)
+            Ok::<usize, StoreError>(rows)
         });
     }
     let mut rows = 0;
     while let Some(done) = writers.join_next().await {
         rows += done??;
     }
-    println!("{name:<12} {:>8} {:>12} {:>12.0}", "256 x 1", "-", rows as f64 / since.elapsed().as_secs_f64());
+    let label = format!("{tasks} x 1");
+    println!("{name:<12} {label:>8} {:>12} {:>12.0}", "-", rows as f64 / since.elapsed().as_secs_f64());
     store.close().await;
     Ok(())
 }

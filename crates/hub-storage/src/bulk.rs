@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use hub_protocol::CallId;
@@ -13,6 +14,22 @@ use crate::sqlite::{LiteConn, on_sync};
 use crate::types::{BindDoc, BindId};
 use crate::{SpokeRow, Stamp, StoreError};
 
+/// Inserts in statements of a fixed number of rows, which stay prepared, and the rest one by one. A statement
+/// of any length would be made and parsed anew each time.
+macro_rules! insert_rows {
+    ($c:expr, $table:expr, $rows:expr, $size:expr) => {{
+        let mut rows = $rows.into_iter();
+        while rows.len() >= $size {
+            let chunk: Vec<_> = rows.by_ref().take($size).collect();
+            let Ok(chunk) = <[_; $size]>::try_from(chunk) else { break };
+            diesel::insert_into($table).values(chunk).execute($c)?;
+        }
+        for row in rows {
+            diesel::insert_into($table).values(row).execute($c)?;
+        }
+    }};
+}
+
 /// What is written per backend instead of once.
 pub(crate) trait Bulk {
     /// Gives the events the next positions, in order.
@@ -21,6 +38,12 @@ pub(crate) trait Bulk {
     async fn last_position(&mut self) -> Result<u64, StoreError>;
     /// Writes a batch of call records.
     async fn record_calls(&mut self, batch: CallBatch) -> Result<Vec<EventRow>, StoreError>;
+    /// Writes events at the positions they have.
+    async fn load_events(&mut self, rows: Vec<EventRow>) -> Result<(), StoreError>;
+    /// Makes the next event's position one more than `last`.
+    async fn set_last_position(&mut self, last: u64) -> Result<(), StoreError>;
+    /// Checks references between rows at the end of this transaction instead of row by row.
+    async fn defer_references(&mut self) -> Result<(), StoreError>;
     /// Keeps other transactions that name the same thing waiting until this one has ended.
     async fn one_at_a_time(&mut self, what: &str) -> Result<(), StoreError>;
     /// The spoke of that name, which no other transaction changes until this one has ended.
@@ -42,6 +65,38 @@ impl Bulk for LiteConn {
         fold(&mut batch);
         // On the plain connection: a statement costs a third there, as nothing is copied to be moved.
         on_sync(self, |c| record(c, batch)).map_err(StoreError::conflict("call"))
+    }
+
+    async fn load_events(&mut self, rows: Vec<EventRow>) -> Result<(), StoreError> {
+        let rows = rows.into_iter().map(|row| EventInsert {
+            seq: i64::try_from(row.seq).unwrap_or(i64::MAX),
+            topic: row.topic,
+            kind: row.kind,
+            at: row.at,
+            root: row.root.into(),
+            payload: row.payload.into(),
+        });
+        let rows: Vec<EventInsert> = rows.collect();
+        Ok(on_sync(self, |c| {
+            insert_rows!(c, events::table, rows, EVENT_ROWS);
+            Ok(())
+        })?)
+    }
+
+    async fn set_last_position(&mut self, last: u64) -> Result<(), StoreError> {
+        let last = i64::try_from(last).unwrap_or(i64::MAX);
+        Ok(on_sync(self, move |c| {
+            let row = sqlite_sequence::table.filter(sqlite_sequence::name.eq("events"));
+            if diesel::update(row).set(sqlite_sequence::seq.eq(last)).execute(c)? == 0 {
+                let row = (sqlite_sequence::name.eq("events"), sqlite_sequence::seq.eq(last));
+                diesel::insert_into(sqlite_sequence::table).values(row).execute(c)?;
+            }
+            Ok(())
+        })?)
+    }
+
+    async fn defer_references(&mut self) -> Result<(), StoreError> {
+        Ok(on_sync(self, |c| c.batch_execute("PRAGMA defer_foreign_keys = ON"))?)
     }
 
     async fn one_at_a_time(&mut self, _: &str) -> Result<(), StoreError> {
@@ -94,22 +149,6 @@ fn apply(row: &mut CallRow, update: CallUpdate) {
 const CALL_ROWS: usize = 32;
 /// Rows in one prepared insert of events.
 const EVENT_ROWS: usize = 64;
-
-/// Inserts in statements of a fixed number of rows, which stay prepared, and the rest one by one. A statement
-/// of any length would be made and parsed anew each time.
-macro_rules! insert_rows {
-    ($c:expr, $table:expr, $rows:expr, $size:expr) => {{
-        let mut rows = $rows.into_iter();
-        while rows.len() >= $size {
-            let chunk: Vec<_> = rows.by_ref().take($size).collect();
-            let Ok(chunk) = <[_; $size]>::try_from(chunk) else { break };
-            diesel::insert_into($table).values(chunk).execute($c)?;
-        }
-        for row in rows {
-            diesel::insert_into($table).values(row).execute($c)?;
-        }
-    }};
-}
 
 fn record(c: &mut SqliteConnection, batch: CallBatch) -> QueryResult<Vec<EventRow>> {
     insert_rows!(c, calls::table, batch.started, CALL_ROWS);

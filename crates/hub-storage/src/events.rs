@@ -84,7 +84,7 @@ impl Events<'_> {
 }
 
 /// Setting that holds the highest removed position.
-const TRIMMED_TO: &str = "store.events_trimmed_to";
+pub(crate) const TRIMMED_TO: &str = "store.events_trimmed_to";
 
 /// Positions are stored signed, as SQL knows no other.
 fn position(seq: i64) -> u64 {
@@ -120,7 +120,7 @@ backends! {
         written.into_iter().next().ok_or(StoreError::NotFound { what: "event" })
     }
 
-    pub(super) async fn after(
+    pub(crate) async fn after(
         c: &mut Conn,
         after: u64,
         root: Option<CallId>,

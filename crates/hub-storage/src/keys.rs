@@ -132,27 +132,27 @@ impl Keys<'_> {
 }
 
 /// A key as its table holds it.
-#[derive(Queryable, Selectable, Insertable)]
+#[derive(Clone, Queryable, Selectable, Insertable)]
 #[diesel(table_name = api_keys, treat_none_as_default_value = false)]
-struct Stored {
+pub(crate) struct Stored {
     #[diesel(serialize_as = BindId)]
-    id: KeyId,
-    public_id: String,
-    hash: Vec<u8>,
-    principal: String,
+    pub(crate) id: KeyId,
+    pub(crate) public_id: String,
+    pub(crate) hash: Vec<u8>,
+    pub(crate) principal: String,
     #[diesel(serialize_as = BindId)]
-    account_id: AccountId,
-    name: String,
+    pub(crate) account_id: AccountId,
+    pub(crate) name: String,
     #[diesel(serialize_as = BindDoc)]
-    scopes: Json,
+    pub(crate) scopes: Json,
     #[diesel(serialize_as = BindDoc)]
-    resources: Option<Json>,
-    created_at: Stamp,
-    expires_at: Option<Stamp>,
-    revoked_at: Option<Stamp>,
+    pub(crate) resources: Option<Json>,
+    pub(crate) created_at: Stamp,
+    pub(crate) expires_at: Option<Stamp>,
+    pub(crate) revoked_at: Option<Stamp>,
     #[diesel(serialize_as = BindId)]
-    rotated_to: Option<KeyId>,
-    last_used_at: Option<Stamp>,
+    pub(crate) rotated_to: Option<KeyId>,
+    pub(crate) last_used_at: Option<Stamp>,
 }
 
 impl Stored {

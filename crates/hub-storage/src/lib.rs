@@ -48,6 +48,7 @@ mod schema;
 mod sqlite;
 mod types;
 
+
 /// Instantiates query bodies once per backend, as `lite` and as `pg`. Errors in a body point at the macro: write it
 /// outside first.
 macro_rules! backends {
@@ -132,6 +133,7 @@ mod audit;
 mod batches;
 mod bulk;
 mod calls;
+mod copy;
 mod events;
 mod hubs;
 mod idempotency;
@@ -140,12 +142,14 @@ mod retention;
 mod settings;
 mod spokes;
 mod store;
+mod verify;
 
 pub use accounts::{AccountRow, Accounts};
 pub use audit::{Audit, AuditFilter, AuditRow};
 pub use calls::{
     BatchMark, CallBatch, CallFilter, CallRow, CallUpdate, Calls, EdgeRow, ExportFilter, KeyedOutcome, StatRow,
 };
+pub use copy::{CopiedTable, CopyProgress};
 pub use error::StoreError;
 pub use events::{EventRow, Events, NewEvent};
 pub use hubs::{HeldSpoke, HubRow, Hubs, Leases, Renewed};
@@ -158,3 +162,4 @@ pub use spokes::{DefinitionRow, PreviousHolder, RegistrationRow, SpokeRow, Spoke
 pub use sqlite::SqliteOptions;
 pub use store::Store;
 pub use types::Stamp;
+pub use verify::{Finding, VerifyProgress};

@@ -64,6 +64,11 @@ impl Stamp {
         Self(self.0.saturating_add(Self::from_millis(millis).0))
     }
 
+    /// This moment, or the end of what every backend can store.
+    pub(crate) fn storable(self) -> Self {
+        Self(self.0.clamp(*POSTGRES_RANGE.start(), *POSTGRES_RANGE.end()))
+    }
+
     /// The moment `span` after this one.
     pub(crate) fn plus(self, span: Duration) -> Self {
         Self(self.0.saturating_add(micros(span)))
@@ -213,8 +218,7 @@ const POSTGRES_RANGE: std::ops::RangeInclusive<i64> = -62_135_596_800_000_000..=
 
 impl ToSql<Micros, Pg> for Stamp {
     fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
-        let micros = self.0.clamp(*POSTGRES_RANGE.start(), *POSTGRES_RANGE.end());
-        out.write_all(&(micros - POSTGRES_EPOCH).to_be_bytes())?;
+        out.write_all(&(self.storable().0 - POSTGRES_EPOCH).to_be_bytes())?;
         Ok(IsNull::No)
     }
 }

@@ -7,10 +7,12 @@ mod story {
     pub(crate) mod calls;
     pub(crate) mod events;
     pub(crate) mod group;
+    pub(crate) mod hubs;
     pub(crate) mod idempotency;
     pub(crate) mod maintenance;
     pub(crate) mod make;
     pub(crate) mod spokes;
+    pub(crate) mod whole;
 }
 
 use std::path::PathBuf;
@@ -44,7 +46,7 @@ impl Fresh {
     }
 }
 
-struct Sqlite;
+pub(crate) struct Sqlite;
 
 impl Backend for Sqlite {
     async fn fresh() -> Fresh {
@@ -54,7 +56,7 @@ impl Backend for Sqlite {
     }
 }
 
-struct Postgres;
+pub(crate) struct Postgres;
 
 impl Backend for Postgres {
     async fn fresh() -> Fresh {
@@ -139,6 +141,21 @@ stories! {
         sweep_by_age
         sweep_in_many_chunks
         ping_and_close
+    }
+    hubs {
+        lease_lives_as_long_as_renewed
+        renewing_tells_what_is_held
+        dead_hubs_are_cleaned_up_once
+        spoke_moves_to_the_newer_instance
+        racing_hubs_leave_one_holder
+        named_lease_has_one_holder
+    }
+    whole {
+        marked_batch_is_written_once
+        verify_finds_what_is_broken
+        copy_is_the_same
+        broken_off_copy_goes_on
+        copy_of_a_copy_is_equal
     }
     group {
         failing_job_fails_alone

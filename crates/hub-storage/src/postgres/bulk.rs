@@ -148,6 +148,12 @@ impl Weight for NewEvent {
     }
 }
 
+impl Weight for EventRow {
+    fn weight(&self) -> usize {
+        self.payload.size() + self.topic.len() + 64
+    }
+}
+
 impl Weight for CallRow {
     fn weight(&self) -> usize {
         size(self.input.as_ref()) + size(self.output.as_ref()) + size(self.error.as_ref()) + 256
@@ -293,6 +299,21 @@ fn append_events(rows: &[NewEvent]) -> Statement<'_> {
         .sql(") WITH ORDINALITY AS n (topic, kind, at, root, payload, nth)) SELECT last FROM p")
 }
 
+/// Writes events at the positions they have.
+fn insert_events(rows: &[EventRow]) -> Statement<'_> {
+    let columns = [
+        longs(rows, |row| i64::try_from(row.seq).unwrap_or(i64::MAX)),
+        texts(rows, |row| &row.topic),
+        texts(rows, |row| &row.kind),
+        times(rows, |row| Some(row.at)),
+        ids(rows, |row| row.root),
+        docs(rows, |row| Some(&row.payload)),
+    ];
+    Statement::new("INSERT INTO events (seq, topic, kind, at, root, payload) SELECT * FROM unnest(")
+        .columns(columns)
+        .sql(")")
+}
+
 /// The last of several updates of one call, in the order of the ids: of two transactions that update the same
 /// calls, one then waits for the other.
 fn last_updates(updates: Vec<CallUpdate>) -> Vec<CallUpdate> {
@@ -355,6 +376,24 @@ impl Bulk for AsyncPgConnection {
             update_outcomes(part).execute(self).await?;
         }
         self.append_events(batch.events).await
+    }
+
+    async fn load_events(&mut self, rows: Vec<EventRow>) -> Result<(), StoreError> {
+        for part in parts(&rows) {
+            insert_events(part).execute(self).await?;
+        }
+        Ok(())
+    }
+
+    async fn set_last_position(&mut self, last: u64) -> Result<(), StoreError> {
+        let last = i64::try_from(last).unwrap_or(i64::MAX);
+        Statement::new("UPDATE event_position SET last = ").bind(Bind::Count(last)).execute(self).await?;
+        Ok(())
+    }
+
+    async fn defer_references(&mut self) -> Result<(), StoreError> {
+        diesel::sql_query("SET CONSTRAINTS ALL DEFERRED").execute(self).await?;
+        Ok(())
     }
 
     async fn one_at_a_time(&mut self, what: &str) -> Result<(), StoreError> {
