@@ -32,7 +32,9 @@ impl TestHub {
         let base = ["hub-server", "--data-dir", &path];
         let listen: &[&str] = if flags.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
         let matches = command().try_get_matches_from(base.iter().chain(listen).chain(flags))?;
-        let config = Config::from_layers(&Layered::build(&matches, &|_| None, "", None)?)?;
+        let settings = crate::store::environment(folder.path(), flags)?;
+        let lookup = |name: &str| settings.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
+        let config = Config::from_layers(&Layered::build(&matches, &lookup, "", None)?)?;
         let server = hub_server::start(config).await?;
         let key = std::fs::read_to_string(folder.path().join("admin.key"))?.trim().to_owned();
         Ok(Self { server, folder, key })

@@ -1,8 +1,9 @@
 //! Test support, a dev-dependency only.
 //!
 //! [`TestHub`] is the real server in this process on a free port over a temp folder; [`HubProcess`] is the real binary,
-//! to be killed; [`RawPeer`] is a WebSocket that says exactly what it is told to; [`servers`] are private Postgres and
-//! Redis servers, all that there is without the feature `hub`.
+//! to be killed; both run on the store that `HUB_TEST_STORE` names ([`TestStore`]). [`RawPeer`] is a WebSocket that says
+//! exactly what it is told to; [`servers`] are private Postgres and Redis servers, all that there is without the feature
+//! `hub`.
 //!
 //! **Non-goals.** No mock of the project's own code.
 
@@ -18,6 +19,8 @@ mod program;
 mod raw;
 pub mod servers;
 #[cfg(feature = "hub")]
+mod store;
+#[cfg(feature = "hub")]
 mod wait;
 
 #[cfg(feature = "hub")]
@@ -30,5 +33,7 @@ pub use process::{HubProcess, free_port, server_binary};
 pub use program::{Ran, binary, command, left_out, run, run_with};
 #[cfg(feature = "hub")]
 pub use raw::{Closed, RawPeer};
+#[cfg(feature = "hub")]
+pub use store::{STORE_VARIABLE, TestStore, database_of, pg_dump, psql};
 #[cfg(feature = "hub")]
 pub use wait::eventually;
