@@ -2,6 +2,7 @@
 
 mod canon;
 mod rows;
+mod sizes;
 
 use hub_protocol::Json;
 use sha2::{Digest, Sha256};

@@ -21,7 +21,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::StoreError;
-pub(crate) use open::backup;
+pub(crate) use open::{backup, pending};
 use thread::{Job, Message, Verb};
 
 /// Writes that may wait for the writer thread; past it callers wait before they are queued. Four groups.

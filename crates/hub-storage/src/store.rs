@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::postgres::{Postgres, PostgresOptions, Target, migrate, pending};
-use crate::sqlite::{Sqlite, SqliteOptions, backup};
+use crate::sqlite::{Sqlite, SqliteOptions, backup, pending as pending_in};
 use crate::{Accounts, Audit, Calls, Events, Hubs, Idempotency, Keys, Leases, Settings, Spokes, StoreError};
 
 /// The store; clones share it.
@@ -63,6 +63,21 @@ impl Store {
     /// As [`Store::open_postgres`].
     pub async fn pending_postgres(url: &str) -> Result<Vec<String>, StoreError> {
         pending(Arc::new(Target::parse(url, &PostgresOptions::default())?)).await
+    }
+
+    /// The names of the migrations that [`Store::open_sqlite`] would apply, oldest first; changes nothing. A file that
+    /// is not there lacks all.
+    ///
+    /// # Errors
+    /// As [`Store::open_sqlite`].
+    pub async fn pending_sqlite(path: &Path) -> Result<Vec<String>, StoreError> {
+        let path = path.to_owned();
+        let (reply, answer) = oneshot::channel();
+        std::thread::Builder::new().name("hub-store-pending".to_owned()).spawn(move || {
+            // The caller may have gone; nothing was changed.
+            let _ = reply.send(pending_in(&path));
+        })?;
+        answer.await.map_err(|_| StoreError::Closed)?
     }
 
     /// Verbs on accounts.

@@ -104,22 +104,45 @@ struct Version {
 
 /// Fails if the file has a migration that this binary doesn't.
 fn refuse_newer(conn: &mut SqliteConnection) -> Result<(), StoreError> {
-    let tables = "SELECT name AS version FROM sqlite_master WHERE name = '__diesel_schema_migrations'";
-    if diesel::sql_query(tables).load::<Version>(conn)?.is_empty() {
-        return Ok(());
-    }
-    let known = known_versions()?;
-    let applied = diesel::sql_query("SELECT version FROM __diesel_schema_migrations").load::<Version>(conn)?;
-    match applied.into_iter().map(|row| row.version).filter(|version| !known.contains(version)).max() {
-        None => Ok(()),
-        Some(found) => Err(StoreError::NewerDatabase { found, known: known.into_iter().max().unwrap_or_default() }),
-    }
+    missing(conn).map(drop)
 }
 
-fn known_versions() -> Result<Vec<String>, StoreError> {
+/// The names of migrations that are not applied, oldest first; fails if the file has one that this binary doesn't.
+fn missing(conn: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
+    let mut known = known_migrations()?;
+    let tables = "SELECT name AS version FROM sqlite_master WHERE name = '__diesel_schema_migrations'";
+    if diesel::sql_query(tables).load::<Version>(conn)?.is_empty() {
+        return Ok(known.into_iter().map(|(_, name)| name).collect());
+    }
+    let applied = diesel::sql_query("SELECT version FROM __diesel_schema_migrations").load::<Version>(conn)?;
+    let stranger = |row: &&Version| !known.iter().any(|(version, _)| *version == row.version);
+    if let Some(newest) = applied.iter().filter(stranger).map(|row| &row.version).max() {
+        let known = known.pop().map(|(version, _)| version).unwrap_or_default();
+        return Err(StoreError::NewerDatabase { found: newest.clone(), known });
+    }
+    known.retain(|(version, _)| !applied.iter().any(|row| row.version == *version));
+    Ok(known.into_iter().map(|(_, name)| name).collect())
+}
+
+/// Versions and names, oldest first.
+fn known_migrations() -> Result<Vec<(String, String)>, StoreError> {
     let migrations: Vec<Box<dyn Migration<Sqlite>>> =
         MIGRATIONS.migrations().map_err(|source| StoreError::Migrate { source })?;
-    Ok(migrations.iter().map(|migration| migration.name().version().to_string()).collect())
+    let names = migrations.iter().map(|migration| migration.name());
+    let mut known: Vec<_> = names.map(|name| (name.version().to_string(), name.to_string())).collect();
+    known.sort();
+    Ok(known)
+}
+
+/// The names of what opening the file would apply; it is not made if it is not there.
+pub(crate) fn pending(path: &Path) -> Result<Vec<String>, StoreError> {
+    if !path.exists() {
+        return Ok(known_migrations()?.into_iter().map(|(_, name)| name).collect());
+    }
+    let mut conn = connect(path)?;
+    let mut names = Vec::new();
+    patiently(|| missing(&mut conn).map(|found| names = found))?;
+    Ok(names)
 }
 
 /// Applies what is pending. The exclusive lock makes other openers wait, so each migration runs once.
