@@ -138,9 +138,10 @@ pub(super) enum Hint {
     Key { id: hub_protocol::KeyId, public_id: String, revoked: bool },
 }
 
-/// What one hub asks of another over their link, as the input of a call.
+/// What one hub asks of another over their link, as the input of a call. Tagged from outside: texts inside pass as they
+/// are, which an inner tag would not let them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "what")]
+#[serde(rename_all = "camelCase")]
 pub(crate) enum Ask {
     /// Give this call to your spoke.
     #[serde(rename_all = "camelCase")]
@@ -194,6 +195,16 @@ mod tests {
         let mut later = whole.to_vec();
         later[0] = 2;
         assert_eq!(Message::decode(later.into()), None);
+    }
+
+    #[test]
+    fn a_call_inside_a_question_keeps_its_text() {
+        let input = hub_protocol::Json::from_text(r#"{ "a" :  1.50 }"#).unwrap();
+        let request = Box::new(CallRequested::new("r", "fs.read", input));
+        let ask = Ask::Serve { spoke: "laptop".into(), connection: ConnectionId::new(), one: true, request };
+        let text = hub_protocol::Json::from_serialize(&ask).unwrap();
+        assert_eq!(text.parse::<Ask>().unwrap(), ask);
+        assert!(text.as_str().contains(r#"{ "a" :  1.50 }"#), "{}", text.as_str());
     }
 
     proptest::proptest! {

@@ -1,0 +1,8 @@
+//! Several hubs over one Postgres and one Redis, behind one address, while processes are killed and networks cut.
+
+mod bed;
+mod calls;
+mod chaos;
+mod cuts;
+mod proxy;
+mod rolling;
