@@ -127,6 +127,18 @@ impl CallError {
         self
     }
 
+    /// How long to wait before trying again, where the hub knows (`details.retryAfterMs`).
+    #[must_use]
+    pub fn retry_after(&self) -> Option<std::time::Duration> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Hint {
+            retry_after_ms: u64,
+        }
+        let hint = self.details.as_ref()?.parse::<Hint>().ok()?;
+        Some(std::time::Duration::from_millis(hint.retry_after_ms))
+    }
+
     /// The hub's code, or `None` for an operation's own.
     #[must_use]
     pub fn known(&self) -> Option<ErrorCode> {

@@ -17,8 +17,14 @@ use crate::timer::Timer;
 /// Room in a message for everything beside its payload.
 pub(crate) const HEAD_ROOM: usize = 4096;
 
+/// First pause before a keyed call is tried again; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// A call being prepared.
 #[must_use = "a request does nothing until it is called"]
+#[derive(Clone)]
 pub struct Request {
     client: Client,
     wire: CallRequested,
@@ -97,6 +103,9 @@ impl Request {
 
     /// Calls a query or mutation; answers the `data` of its response.
     ///
+    /// With an idempotency key it is called again while it fails in a way that a retry can mend (a lost connection, a hub
+    /// that goes down, a spoke that is away), until its deadline: the key sees to it that nothing runs twice.
+    ///
     /// # Errors
     /// What the operation answers, or `TIMEOUT`, `SPOKE_DISCONNECTED`, `ABORTED` or `PAYLOAD_TOO_LARGE`.
     pub async fn call(self) -> Result<Json, CallError> {
@@ -108,7 +117,28 @@ impl Request {
     ///
     /// # Errors
     /// As [`Request::call`].
-    pub async fn envelope(self) -> Result<Json, CallError> {
+    pub async fn envelope(mut self) -> Result<Json, CallError> {
+        if self.wire.idempotency_key.is_none() {
+            return self.once().await;
+        }
+        let until = *self.deadline_ms.get_or_insert_with(|| now_ms().saturating_add(DEFAULT_DEADLINE_MS));
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let error = match self.clone().once().await {
+                Err(error) if error.retryable && !error.is(ErrorCode::Timeout) => error,
+                ended => return ended,
+            };
+            let left = hub_operations::until(until);
+            let pause_now = error.retry_after().unwrap_or(pause).min(LONGEST_PAUSE);
+            if left <= pause_now || self.client.is_closed() {
+                return Err(error);
+            }
+            tokio::time::sleep(pause_now).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn once(self) -> Result<Json, CallError> {
         let mut active = self.open(true).await?;
         match active.next_envelope().await {
             Some(response) => response,
@@ -202,6 +232,11 @@ impl Request {
 }
 
 impl Client {
+    /// Whether there will be no connection any more.
+    fn is_closed(&self) -> bool {
+        matches!(*self.shared.link.borrow(), Link::Closed(_))
+    }
+
     /// The connection, waiting for one.
     pub(crate) async fn peer(&self) -> Result<Peer, CallError> {
         let mut link = self.shared.link.subscribe();
