@@ -136,7 +136,9 @@ impl StoreError {
                 }
                 _ => match info.message() {
                     text if text.starts_with("canceling statement") => Self::Busy,
-                    text if text.starts_with("terminating connection") || text.starts_with("the database system is") => {
+                    text if text.starts_with("terminating connection")
+                        || text.starts_with("the database system is") =>
+                    {
                         Self::Unavailable(error.into())
                     }
                     _ => Self::Query(error),

@@ -111,7 +111,7 @@ impl Postgres {
         let watched = Arc::clone(&health);
         config.custom_setup = Box::new(move |_| {
             let (target, health) = (Arc::clone(&target), Arc::clone(&watched));
-            async move { health.note(target.connect().await) }.boxed()
+            async move { health.connect(&target).await }.boxed()
         });
         let manager = AsyncDieselConnectionManager::new_with_config(String::new(), config);
         let pool = Pool::builder()
@@ -249,7 +249,9 @@ impl Tries {
                 None
             }
             // A pooled connection that its server has closed meanwhile; the next one shows whether the server lives.
-            Err(StoreError::Unavailable(source)) if !committing && !self.lost && source.is::<diesel::result::Error>() => {
+            Err(StoreError::Unavailable(source))
+                if !committing && !self.lost && source.is::<diesel::result::Error>() =>
+            {
                 self.lost = true;
                 None
             }

@@ -1,7 +1,7 @@
 //! Addresses, TLS, and a look at whether the server can be reached.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,12 +13,14 @@ use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio::sync::Notify;
 use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::PostgresOptions;
 use crate::StoreError;
+
+/// How often one who waits for a connection looks whether any can come.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Where and how to connect.
 pub(crate) struct Target {
@@ -40,7 +42,9 @@ impl Target {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {
                 Some(("sslmode", "verify-full")) => (verify, rest) = (true, [rest, vec!["sslmode=require"]].concat()),
-                Some(("sslmode", "verify-ca" | "allow")) => return Err(refused("sslmode must be disable, prefer, require or verify-full")),
+                Some(("sslmode", "verify-ca" | "allow")) => {
+                    return Err(refused("sslmode must be disable, prefer, require or verify-full"));
+                }
                 Some(("sslrootcert", file)) => root_cert = Some(decoded(file)),
                 _ => rest.push(pair),
             }
@@ -56,7 +60,10 @@ impl Target {
         }
         config.connect_timeout(options.connect_timeout);
         config.tcp_user_timeout(options.tcp_user_timeout);
-        config.keepalives_idle(Duration::from_secs(15)).keepalives_interval(Duration::from_secs(5)).keepalives_retries(3);
+        config
+            .keepalives_idle(Duration::from_secs(15))
+            .keepalives_interval(Duration::from_secs(5))
+            .keepalives_retries(3);
         let tls = MakeRustlsConnect::new(tls(verify, root_cert)?);
         let set_up = format!(
             "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET timezone = 'UTC';
@@ -69,11 +76,17 @@ impl Target {
 
     /// Hosts and database, without user and password.
     pub(crate) fn address(&self) -> String {
-        let hosts: Vec<String> = self.config.get_hosts().iter().zip(self.config.get_ports().iter().chain([&5432].into_iter().cycle())).map(|(host, port)| match host {
-            tokio_postgres::config::Host::Tcp(name) => format!("{name}:{port}"),
-            #[cfg(unix)]
-            tokio_postgres::config::Host::Unix(path) => format!("{}:{port}", path.display()),
-        }).collect();
+        let hosts: Vec<String> = self
+            .config
+            .get_hosts()
+            .iter()
+            .zip(self.config.get_ports().iter().chain([&5432].into_iter().cycle()))
+            .map(|(host, port)| match host {
+                tokio_postgres::config::Host::Tcp(name) => format!("{name}:{port}"),
+                #[cfg(unix)]
+                tokio_postgres::config::Host::Unix(path) => format!("{}:{port}", path.display()),
+            })
+            .collect();
         format!("postgres://{}/{}", hosts.join(","), self.config.get_dbname().unwrap_or_default())
     }
 
@@ -194,18 +207,21 @@ impl ServerCertVerifier for AnyServer {
 #[derive(Default)]
 pub(crate) struct Health {
     down: AtomicBool,
-    failed: Notify,
+    /// Attempts under way.
+    connecting: AtomicUsize,
     why: Mutex<String>,
 }
 
 impl Health {
-    /// Notes how connecting went.
-    pub(crate) fn note(&self, outcome: ConnectionResult<AsyncPgConnection>) -> ConnectionResult<AsyncPgConnection> {
+    /// Connects, and notes how that went.
+    pub(crate) async fn connect(&self, target: &Target) -> ConnectionResult<AsyncPgConnection> {
+        self.connecting.fetch_add(1, Ordering::Relaxed);
+        let outcome = target.connect().await;
+        self.connecting.fetch_sub(1, Ordering::Relaxed);
         self.down.store(outcome.is_err(), Ordering::Relaxed);
         if let Err(error) = &outcome {
             tracing::warn!(%error, "store.connect_failed");
             *self.why.lock().unwrap_or_else(PoisonError::into_inner) = error.to_string();
-            self.failed.notify_waiters();
         }
         outcome
     }
@@ -217,7 +233,6 @@ impl Health {
     ) -> Result<PooledConnection<'static, AsyncPgConnection>, StoreError> {
         let mut getting = std::pin::pin!(pool.get_owned());
         loop {
-            let failed = self.failed.notified();
             tokio::select! {
                 biased;
                 got = &mut getting => return got.map_err(|error| match error {
@@ -225,9 +240,11 @@ impl Health {
                     RunError::TimedOut => self.unavailable(),
                     RunError::User(error) => StoreError::Unavailable(error.into()),
                 }),
-                () = failed => {
+                // The pool tells nobody that connecting failed.
+                () = tokio::time::sleep(LOOK) => {
+                    let idle = self.connecting.load(Ordering::Relaxed) == 0;
                     // With connections in use there is one to wait for.
-                    if pool.state().connections == 0 {
+                    if idle && self.down.load(Ordering::Relaxed) && pool.state().connections == 0 {
                         return Err(self.unavailable());
                     }
                 }
