@@ -56,7 +56,8 @@ impl Store {
         on_writer!(self, position(last))?;
         let mut copied = Vec::new();
         for table in TABLES {
-            let (theirs, ours) = (digest(source, table, &mut progress).await?, digest(self, table, &mut progress).await?);
+            let (theirs, ours) =
+                (digest(source, table, &mut progress).await?, digest(self, table, &mut progress).await?);
             if theirs != ours {
                 return Err(StoreError::Conflict { what: "the copy" });
             }

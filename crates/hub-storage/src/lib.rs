@@ -1,4 +1,4 @@
-//! The hub's durable memory: one set of verbs over an embedded SQLite file.
+//! The hub's durable memory: one set of verbs over an embedded SQLite file or a Postgres server.
 //!
 //! **Purpose.** [`Store`] keeps accounts, keys, the audit trail, spokes and their operations, calls, idempotency
 //! keys, the event log and settings. Verbs are grouped by area: `store.calls().record(..)`.
@@ -9,11 +9,12 @@
 //! **Invariants.**
 //! - One method is one transaction, its event rows included; [`Store::sweep`] and
 //!   [`Calls::close_interrupted`] are several, since they may touch very many rows.
-//! - A verb answers after its commit. With `sync_full` (the default) what was answered survives a power failure,
-//!   without it the death of the process.
+//! - A verb answers after its commit. On SQLite with `sync_full` (the default) what was answered survives a power
+//!   failure, without it the death of the process; on Postgres the server's `synchronous_commit` says.
 //! - Dropping the future of a verb never leaves half of it: the verb happens as a whole or not at all.
-//! - Event positions only grow, are given in commit order and never twice.
-//! - A file with a migration that this binary doesn't know is refused and left as it is.
+//! - Event positions only grow, without holes, are given in commit order and never twice.
+//! - A database with a migration that this binary doesn't know is refused and left as it is.
+//! - No verb on Postgres waits without a bound; see [`PostgresOptions`].
 //!
 //! ```
 //! use hub_protocol::{AccountId, Json};
@@ -47,7 +48,6 @@ mod postgres;
 mod schema;
 mod sqlite;
 mod types;
-
 
 /// Instantiates query bodies once per backend, as `lite` and as `pg`. Errors in a body point at the macro: write it
 /// outside first.

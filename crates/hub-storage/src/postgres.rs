@@ -111,7 +111,7 @@ impl Postgres {
         let watched = Arc::clone(&health);
         config.custom_setup = Box::new(move |_| {
             let (target, health) = (Arc::clone(&target), Arc::clone(&watched));
-            async move { health.note(target.connect().await) }.boxed()
+            async move { health.connect(&target).await }.boxed()
         });
         let manager = AsyncDieselConnectionManager::new_with_config(String::new(), config);
         let pool = Pool::builder()

@@ -256,7 +256,7 @@ fn may_replace(
         return Err(StoreError::NewerInstance { hub_id: stored.hub_id });
     }
     let elsewhere = stored.hub_id != new.hub_id;
-    Ok(elsewhere.then(|| PreviousHolder {
+    Ok(elsewhere.then_some(PreviousHolder {
         hub_id: stored.hub_id,
         connection_id: stored.connection_id,
         lease_remaining_ms,

@@ -128,7 +128,9 @@ impl<F: FnMut(VerifyProgress) + Send> Check<'_, F> {
     /// Whether retention may have removed the call: what ended before its cutoff also began before it.
     fn may_be_swept(&self, call: CallId) -> bool {
         let began = call.0.get_timestamp().map(|time| time.to_unix());
-        let began = began.map(|(seconds, nanos)| i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000) + i64::from(nanos / 1000));
+        let began = began.map(|(seconds, nanos)| {
+            i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000) + i64::from(nanos / 1000)
+        });
         self.swept_to.is_some_and(|cutoff| began.is_none_or(|began| began < cutoff.0))
     }
 
@@ -167,7 +169,8 @@ impl<F: FnMut(VerifyProgress) + Send> Check<'_, F> {
         let (mut after, mut rows) = (None, 0);
         while !self.full() {
             let page: Vec<Kin> = on_reader!(store, kin(after))?;
-            let named: HashSet<CallId> = page.iter().flat_map(|call| call.parent.into_iter().chain([call.root])).collect();
+            let named: HashSet<CallId> =
+                page.iter().flat_map(|call| call.parent.into_iter().chain([call.root])).collect();
             let named: Vec<CallId> = named.into_iter().collect();
             let there: HashSet<CallId> = on_reader!(store, existing(named))?.into_iter().collect();
             if page.iter().any(|call| call.is_live() && !hubs.contains(&call.hub_id)) {

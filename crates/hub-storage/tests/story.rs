@@ -19,9 +19,8 @@ use std::path::PathBuf;
 
 use hub_storage::{PostgresOptions, SqliteOptions, Store};
 
-mod support {
-    pub(crate) mod database;
-}
+#[path = "support/database.rs"]
+mod database;
 
 /// Where fresh stores come from.
 pub(crate) trait Backend {
@@ -36,7 +35,7 @@ pub(crate) struct Fresh {
     /// Its folder, removed at the end.
     pub(crate) folder: tempfile::TempDir,
     /// Its database, removed at the end.
-    _database: Option<support::database::Database>,
+    _database: Option<database::Database>,
 }
 
 impl Fresh {
@@ -60,7 +59,7 @@ pub(crate) struct Postgres;
 
 impl Backend for Postgres {
     async fn fresh() -> Fresh {
-        let database = support::database::Database::new();
+        let database = database::Database::new();
         let store = Store::open_postgres(database.url(), PostgresOptions::default()).await.unwrap();
         Fresh { store, folder: tempfile::tempdir().unwrap(), _database: Some(database) }
     }

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::bulk::{Place, Weight};
+use super::bulk::{Weight, place_events};
 use super::names::of;
 use super::{Inner, Tries};
 use crate::calls::BatchMark;
@@ -119,9 +119,7 @@ async fn once(inner: &Inner, mark: BatchMark, events: &[NewEvent], tries: &Tries
         if let Some(first) = of::batches::applied(tx.conn(), mark).await? {
             return Ok(first);
         }
-        let first = tx.conn().place_events(events).await?;
-        of::batches::done(tx.conn(), mark, first).await?;
-        Ok(first)
+        place_events(tx.conn(), events, Some(mark.writer)).await
     };
     let done = done.await;
     tx.finish(done, tries).await

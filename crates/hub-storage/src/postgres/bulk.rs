@@ -9,6 +9,7 @@ use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use hub_protocol::{CallId, Json};
+use uuid::Uuid;
 
 use crate::bulk::{Bulk, fold};
 use crate::calls::{CallBatch, CallRow, CallUpdate, EdgeRow, KeyedOutcome};
@@ -25,6 +26,7 @@ const BYTES: usize = 16 << 20;
 /// A value of a statement.
 enum Bind<'a> {
     Count(i64),
+    Id(BindId),
     Ids(Vec<BindId>),
     Texts(Vec<Option<Cow<'a, str>>>),
     Ints(Vec<i32>),
@@ -82,6 +84,7 @@ impl QueryFragment<Pg> for Statement<'_> {
             match piece {
                 Piece::Sql(sql) => out.push_sql(sql),
                 Piece::Bind(Bind::Count(n)) => out.push_bind_param::<BigInt, _>(n)?,
+                Piece::Bind(Bind::Id(id)) => out.push_bind_param::<Uid, _>(id)?,
                 Piece::Bind(Bind::Ids(ids)) => out.push_bind_param::<Array<Uid>, _>(ids)?,
                 Piece::Bind(Bind::Texts(texts)) => out.push_bind_param::<Array<Nullable<Text>>, _>(texts)?,
                 Piece::Bind(Bind::Ints(ints)) => out.push_bind_param::<Array<Integer>, _>(ints)?,
@@ -278,7 +281,9 @@ fn update_outcomes(rows: &[KeyedOutcome]) -> Statement<'_> {
 
 /// Takes positions and writes the events at them, in one statement: the lock on the row of positions is what all
 /// hubs wait for, so nothing goes to and fro while it is held but this and the commit.
-fn append_events(rows: &[NewEvent]) -> Statement<'_> {
+///
+/// Where they are all of a writer's batch, its mark learns of the first position on the way.
+fn append_events(rows: &[NewEvent], writer: Option<Uuid>) -> Statement<'_> {
     let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
     let columns = [
         texts(rows, |row| &row.topic),
@@ -287,12 +292,19 @@ fn append_events(rows: &[NewEvent]) -> Statement<'_> {
         ids(rows, |row| row.root),
         docs(rows, |row| Some(&row.payload)),
     ];
-    Statement::new("WITH p AS (UPDATE event_position SET last = last + ")
+    let mut statement = Statement::new("WITH p AS (UPDATE event_position SET last = last + ")
         .bind(Bind::Count(count))
-        .sql(
-            " RETURNING last), e AS (INSERT INTO events (seq, topic, kind, at, root, payload) \
-             SELECT p.last - ",
-        )
+        .sql(" RETURNING last), ");
+    if let Some(writer) = writer {
+        statement = statement
+            .sql("b AS (UPDATE applied_batches SET first_seq = p.last + 1 - ")
+            .bind(Bind::Count(count))
+            .sql(" FROM p WHERE writer = ")
+            .bind(Bind::Id(writer.into()))
+            .sql("), ");
+    }
+    statement
+        .sql("e AS (INSERT INTO events (seq, topic, kind, at, root, payload) SELECT p.last - ")
         .bind(Bind::Count(count))
         .sql(" + n.nth, n.topic, n.kind, n.at, n.root, n.payload FROM p, unnest(")
         .columns(columns)
@@ -331,20 +343,19 @@ fn last_outcomes(outcomes: Vec<KeyedOutcome>) -> Vec<KeyedOutcome> {
     outcomes
 }
 
-/// What only Postgres can do.
-pub(super) trait Place {
-    /// Gives the events the next positions; returns the first.
-    async fn place_events(&mut self, events: &[NewEvent]) -> Result<u64, StoreError>;
-}
-
-impl Place for AsyncPgConnection {
-    async fn place_events(&mut self, events: &[NewEvent]) -> Result<u64, StoreError> {
-        let mut last = 0;
-        for part in parts(events) {
-            last = append_events(part).get_result::<i64>(self).await?;
-        }
-        Ok(last.unsigned_abs() + 1 - events.len() as u64)
+/// Gives the events the next positions; returns the first, which the mark of `writer` learns as well.
+pub(super) async fn place_events(
+    c: &mut AsyncPgConnection,
+    events: &[NewEvent],
+    writer: Option<Uuid>,
+) -> Result<u64, StoreError> {
+    let mut first = None;
+    for part in parts(events) {
+        // The positions of all parts follow one another: the first has the lock.
+        let last = append_events(part, writer.filter(|_| first.is_none())).get_result::<i64>(c).await?;
+        first.get_or_insert(last.unsigned_abs() + 1 - part.len() as u64);
     }
+    Ok(first.unwrap_or(0))
 }
 
 impl Bulk for AsyncPgConnection {
@@ -352,7 +363,7 @@ impl Bulk for AsyncPgConnection {
         if new.is_empty() {
             return Ok(Vec::new());
         }
-        let first = self.place_events(&new).await?;
+        let first = place_events(self, &new, None).await?;
         Ok(placed(first, new))
     }
 

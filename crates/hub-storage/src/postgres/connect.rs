@@ -1,7 +1,7 @@
 //! Addresses, TLS, and a look at whether the server can be reached.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,12 +13,14 @@ use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio::sync::Notify;
 use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::PostgresOptions;
 use crate::StoreError;
+
+/// How often one who waits for a connection looks whether any can come.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Where and how to connect.
 pub(crate) struct Target {
@@ -205,18 +207,21 @@ impl ServerCertVerifier for AnyServer {
 #[derive(Default)]
 pub(crate) struct Health {
     down: AtomicBool,
-    failed: Notify,
+    /// Attempts under way.
+    connecting: AtomicUsize,
     why: Mutex<String>,
 }
 
 impl Health {
-    /// Notes how connecting went.
-    pub(crate) fn note(&self, outcome: ConnectionResult<AsyncPgConnection>) -> ConnectionResult<AsyncPgConnection> {
+    /// Connects, and notes how that went.
+    pub(crate) async fn connect(&self, target: &Target) -> ConnectionResult<AsyncPgConnection> {
+        self.connecting.fetch_add(1, Ordering::Relaxed);
+        let outcome = target.connect().await;
+        self.connecting.fetch_sub(1, Ordering::Relaxed);
         self.down.store(outcome.is_err(), Ordering::Relaxed);
         if let Err(error) = &outcome {
             tracing::warn!(%error, "store.connect_failed");
             *self.why.lock().unwrap_or_else(PoisonError::into_inner) = error.to_string();
-            self.failed.notify_waiters();
         }
         outcome
     }
@@ -228,7 +233,6 @@ impl Health {
     ) -> Result<PooledConnection<'static, AsyncPgConnection>, StoreError> {
         let mut getting = std::pin::pin!(pool.get_owned());
         loop {
-            let failed = self.failed.notified();
             tokio::select! {
                 biased;
                 got = &mut getting => return got.map_err(|error| match error {
@@ -236,9 +240,11 @@ impl Health {
                     RunError::TimedOut => self.unavailable(),
                     RunError::User(error) => StoreError::Unavailable(error.into()),
                 }),
-                () = failed => {
+                // The pool tells nobody that connecting failed.
+                () = tokio::time::sleep(LOOK) => {
+                    let idle = self.connecting.load(Ordering::Relaxed) == 0;
                     // With connections in use there is one to wait for.
-                    if pool.state().connections == 0 {
+                    if idle && self.down.load(Ordering::Relaxed) && pool.state().connections == 0 {
                         return Err(self.unavailable());
                     }
                 }

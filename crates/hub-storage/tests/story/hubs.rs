@@ -28,7 +28,10 @@ pub(crate) async fn lease_lives_as_long_as_renewed<B: Backend>() {
     let (one, two) = (hub(), hub());
     hubs.renew(one.clone(), LONG).await.unwrap();
     let mut renewed = hubs.renew(HubRow { draining: true, ..two.clone() }, LONG).await.unwrap();
-    assert_eq!(renewed.hubs.iter().map(|row| (row.id, row.draining)).collect::<Vec<_>>(), [(one.id, false), (two.id, true)]);
+    assert_eq!(
+        renewed.hubs.iter().map(|row| (row.id, row.draining)).collect::<Vec<_>>(),
+        [(one.id, false), (two.id, true)]
+    );
     assert!(renewed.hubs.iter().all(|row| (590_000..=600_000).contains(&row.remaining_ms)), "{renewed:?}");
     let first = renewed.hubs.remove(0);
     assert_eq!((first.address, first.version, first.started_at), (one.address.clone(), one.version.clone(), at(0)));
@@ -50,7 +53,10 @@ pub(crate) async fn renewing_tells_what_is_held<B: Backend>() {
     fresh.store.spokes().register(spoke("files-2", "a"), vec![], event("e")).await.unwrap();
     let held = fresh.store.hubs().renew(row.clone(), LONG).await.unwrap().held;
     assert_eq!(held.len(), 1);
-    assert_eq!((held[0].spoke_id, held[0].connection_id, held[0].name.as_str()), (mine.id, mine.connection_id, "files-1"));
+    assert_eq!(
+        (held[0].spoke_id, held[0].connection_id, held[0].name.as_str()),
+        (mine.id, mine.connection_id, "files-1")
+    );
     fresh.store.spokes().disconnect(mine.id, mine.connection_id, at(1), event("e")).await.unwrap();
     assert_eq!(fresh.store.hubs().renew(row, LONG).await.unwrap().held, []);
 }
