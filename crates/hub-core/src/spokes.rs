@@ -157,11 +157,15 @@ impl Hub {
         if same || params.started_at > current.started_at {
             return Ok(());
         }
+        Err(self.refuse_older(session, &params.name))
+    }
+
+    fn refuse_older(&self, session: &Arc<Session>, name: &str) -> CallError {
         let refused = Arc::clone(session);
         self.after_answer("name held", move || {
             refused.close(close::NAME_HELD, "a newer instance holds this name", true);
         });
-        Err(CoreError::Conflict(format!("a newer instance holds the spoke name {:?}", params.name)).into())
+        CoreError::Conflict(format!("a newer instance holds the spoke name {name:?}")).into()
     }
 
     async fn store_spoke(
@@ -199,6 +203,10 @@ impl Hub {
         let event =
             event(&params.name, "connected", json!({ "connectionId": session.id(), "operations": ids_of(offers) }));
         let written = self.store().spokes().register(row, rows_of(offers), event).await;
+        if matches!(written, Err(StoreError::NewerInstance { .. })) {
+            // Another hub has it, and this one has not heard of that yet.
+            return Err(self.refuse_older(session, &params.name));
+        }
         let (stored, event, holder) = written.map_err(|e| conflict_or(e, offers))?;
         self.log().announce(Some(event.seq)).await;
         Ok((stored, holder))
