@@ -1,0 +1,1 @@
+//! Which addresses an outgoing request may reach.
