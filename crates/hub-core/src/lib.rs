@@ -36,6 +36,7 @@ mod hub;
 mod key;
 mod live;
 mod log;
+mod offered;
 mod ops;
 mod recorder;
 mod redact;
