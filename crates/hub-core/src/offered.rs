@@ -1,4 +1,6 @@
-use hub_protocol::OperationSpec;
+use std::sync::Arc;
+
+use hub_protocol::{OperationSpec, OperationType};
 use tokio::sync::watch;
 
 use crate::hub::Hub;
@@ -20,6 +22,15 @@ impl Hub {
         }
         specs[from_spokes..].sort_by_key(OperationSpec::id);
         specs
+    }
+
+    /// What kind of operation an id names, if `principal` may see it.
+    #[must_use]
+    pub fn kind_of(&self, principal: &Principal, operation_id: &str) -> Option<OperationType> {
+        let plain = operation_id.split('@').next().unwrap_or_default();
+        let own = self.registry().get(plain).map(|e| Arc::clone(e.definition()));
+        let definition = own.or_else(|| self.directory().show(plain));
+        definition.filter(|d| d.is_visible_to(&principal.identity)).map(|d| d.spec().kind)
     }
 
     /// Changes whenever spokes offer something else than before.

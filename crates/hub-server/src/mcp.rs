@@ -10,7 +10,7 @@ use http_body_util::Full;
 use hub_adapters::mcp::{Host, HostAnswer, HostCall, HttpFace, HttpFaceSettings, Owner};
 use hub_core::{Called, Caller, Hub, Leash, Principal};
 use hub_operations::{Answer, now_ms};
-use hub_protocol::{CallError, CallId, CallRequested, ErrorCode, OperationSpec};
+use hub_protocol::{CallError, CallId, CallRequested, ErrorCode, OperationSpec, OperationType};
 use serde_json::json;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -65,7 +65,8 @@ fn asks_to_be_a_tool(spec: &OperationSpec) -> bool {
 async fn run(hub: &Hub, principal: &Principal, call: HostCall) -> Called {
     let mut request = CallRequested::new(CallId::new().to_string(), call.operation_id, call.input);
     let ms = |timeout: std::time::Duration| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-    request.deadline = call.timeout.map(|timeout| now_ms().saturating_add(ms(timeout)));
+    let bounded = hub.kind_of(principal, &request.operation_id) != Some(OperationType::Subscription);
+    request.deadline = call.timeout.filter(|_| bounded).map(|timeout| now_ms().saturating_add(ms(timeout)));
     request.idempotency_key = call.idempotency_key;
     request.traceparent = call.traceparent;
     let leash = Leash { abort: call.abort, ..Leash::default() };
@@ -88,7 +89,7 @@ async fn run(hub: &Hub, principal: &Principal, call: HostCall) -> Called {
 
 /// `POST`, `GET` and `DELETE /mcp`.
 pub(crate) async fn serve(State(app): State<App>, request: Request) -> Result<Response, Problem> {
-    if !auth::origin_allowed(app.config(), &request) {
+    if !auth::origin_allowed(app.config(), &request) || rebinds(app.config(), &request) {
         return Err(auth::wrong_origin());
     }
     let metadata = format!("{}{METADATA}", auth::public_url(app.config(), &request));
@@ -105,6 +106,22 @@ pub(crate) async fn serve(State(app): State<App>, request: Request) -> Result<Re
     parts.headers.remove(header::AUTHORIZATION);
     let request = http::Request::from_parts(parts, Full::new(content.into()));
     Ok(app.mcp().handle(request).await.map(Body::new))
+}
+
+/// Whether a browser has found a hub that is only for this machine under a name of elsewhere. A page whose name was
+/// bound to this address anew is of the same host as what it asks, so the rule of `Origin` alone lets it pass.
+fn rebinds(config: &Config, request: &Request) -> bool {
+    let for_this_machine = config.listen.ip().is_loopback() && config.trusted_proxies.is_empty();
+    if !for_this_machine || !config.allowed_origins.is_empty() {
+        return false;
+    }
+    let origin = request.headers().get(header::ORIGIN).and_then(|v| v.to_str().ok());
+    let host = origin.and_then(|origin| origin.parse::<http::Uri>().ok()?.host().map(str::to_owned));
+    let local = |host: &str| {
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    };
+    origin.is_some() && !host.is_some_and(|host| local(&host))
 }
 
 /// `GET /.well-known/oauth-protected-resource` (RFC 9728). There is no authorization server: keys are made by the hub.

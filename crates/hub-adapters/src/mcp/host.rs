@@ -34,7 +34,8 @@ pub struct HostCall {
     pub operation_id: String,
     /// Its input.
     pub input: Json,
-    /// Time from now on after which nobody waits any more; the hub's usual when absent.
+    /// Time from now on after which nobody waits any more; the hub's usual when absent. Not for a subscription: that
+    /// is read for as long as its reader likes.
     pub timeout: Option<Duration>,
     /// Names one execution for 24 hours.
     pub idempotency_key: Option<String>,

@@ -87,13 +87,13 @@ impl<H: Host> HttpFace<H> {
     /// Answers one request.
     pub async fn handle(&self, request: Request<Full<Bytes>>) -> Response<BoxBody<Bytes, Infallible>> {
         let Some(owner) = request.extensions().get::<Owner>().cloned() else {
-            return refusal(StatusCode::INTERNAL_SERVER_ERROR, "the request has no owner");
+            return plain(StatusCode::INTERNAL_SERVER_ERROR, "the request has no owner");
         };
         let session = request.headers().get(SESSION).and_then(|id| id.to_str().ok()).map(str::to_owned);
         let deletes = request.method() == Method::DELETE;
         match &session {
             // The same answer as for a session that does not exist: ids must not be probed.
-            Some(id) if !self.belongs(id, &owner) => return refusal(StatusCode::NOT_FOUND, "Session not found"),
+            Some(id) if !self.belongs(id, &owner) => return plain(StatusCode::NOT_FOUND, "Session not found"),
             Some(_) => {}
             None => {
                 if let Err(refused) = self.make_room(&owner).await {
@@ -108,6 +108,8 @@ impl<H: Host> HttpFace<H> {
         }
         if let (Some(id), true) = (&session, deletes && response.status().is_success()) {
             self.lock().remove(id);
+            // Done, not only accepted: some clients take 202 for a failure.
+            return plain(StatusCode::NO_CONTENT, "");
         }
         response
     }
@@ -137,7 +139,7 @@ impl<H: Host> HttpFace<H> {
             let _ended = self.manager.close_session(&id.into()).await;
         }
         if live.len() >= MAX_SESSIONS {
-            return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, "too many MCP sessions"));
+            return Err(plain(StatusCode::SERVICE_UNAVAILABLE, "too many MCP sessions"));
         }
         Ok(())
     }
@@ -147,7 +149,7 @@ impl<H: Host> HttpFace<H> {
     }
 }
 
-fn refusal(status: StatusCode, text: &'static str) -> Response<BoxBody<Bytes, Infallible>> {
+fn plain(status: StatusCode, text: &'static str) -> Response<BoxBody<Bytes, Infallible>> {
     let mut response = Response::new(Full::from(text).boxed());
     *response.status_mut() = status;
     response

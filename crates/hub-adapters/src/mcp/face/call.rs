@@ -29,9 +29,6 @@ const PROGRESS_TEXT: usize = 2_000;
 /// Operations in a page of `list`, when the caller does not say.
 const PAGE: u64 = 50;
 
-/// How much earlier than here the hub may find that a call's time is over.
-const SLACK: Duration = Duration::from_millis(500);
-
 const CANCELLED: &str = "cancelled by the MCP client";
 
 /// What a tool call asks of the hub.
@@ -178,10 +175,6 @@ impl Reading {
             let data = match item {
                 None => return Ok(None),
                 Some(Ok(envelope)) => ResponseEnvelope::data_of(&envelope).unwrap_or(envelope),
-                // The hub's deadline is the face's own, so either may be first.
-                Some(Err(e)) if e.is(ErrorCode::Timeout) && Instant::now() + SLACK >= self.until => {
-                    return Ok(Some(self.out_of_time()));
-                }
                 Some(Err(error)) => return Err(error),
             };
             self.bytes = self.bytes.saturating_add(data.size());

@@ -59,7 +59,8 @@ fn text(data: &Value) -> ContentBlock {
 }
 
 fn blocks(content: Vec<Value>, data: &Value) -> Vec<ContentBlock> {
-    let known: Option<Vec<ContentBlock>> = content.into_iter().map(|block| serde_json::from_value(block).ok()).collect();
+    let known: Option<Vec<ContentBlock>> =
+        content.into_iter().map(|block| serde_json::from_value(block).ok()).collect();
     known.unwrap_or_else(|| vec![text(data)])
 }
 
