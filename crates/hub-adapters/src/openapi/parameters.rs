@@ -103,7 +103,10 @@ fn parameter(declared: &Value) -> Result<Option<Parameter>, ImportError> {
                 .map_err(|_| ImportError::shape(format!("parameter {name:?}"), "it is no name of a header"))?,
         ),
         _ => {
-            return Err(ImportError::shape(format!("parameter {name:?}"), "it is not in path, query, header or cookie"));
+            return Err(ImportError::shape(
+                format!("parameter {name:?}"),
+                "it is not in path, query, header or cookie",
+            ));
         }
     };
     let form = if declared.get("content").is_some() {
