@@ -3,6 +3,7 @@
 mod exec;
 mod group;
 mod lines;
+mod mcp;
 mod run;
 mod template;
 
@@ -16,10 +17,14 @@ pub(crate) enum SpokeCommand {
     /// Offer a command line as an operation.
     #[command(after_help = exec::EXAMPLES, after_long_help = exec::LONG)]
     Exec(Box<exec::ExecArgs>),
+    /// Offer the tools of an MCP server as operations.
+    #[command(after_help = mcp::EXAMPLES, after_long_help = mcp::LONG)]
+    Mcp(Box<mcp::McpArgs>),
 }
 
 pub(crate) async fn run(cx: &Cx, command: SpokeCommand) -> Result<()> {
     match command {
         SpokeCommand::Exec(args) => exec::run(cx, *args).await,
+        SpokeCommand::Mcp(args) => mcp::run(cx, *args).await,
     }
 }

@@ -123,7 +123,7 @@ enum Kind {
     Mutation,
 }
 
-fn parse_variable(text: &str) -> Result<(String, String), String> {
+pub(super) fn parse_variable(text: &str) -> Result<(String, String), String> {
     let parts = text.split_once('=').filter(|(name, _)| !name.is_empty());
     parts.map(|(name, value)| (name.to_owned(), value.to_owned())).ok_or_else(|| format!("{text:?} is no KEY=VAL"))
 }
@@ -194,7 +194,8 @@ async fn serve(cx: &Cx, mut running: RunningSpoke) -> Result<Result<()>, hub_spo
     }
 }
 
-async fn stopped() {
+/// Ends when somebody asks this process to end.
+pub(super) async fn stopped() {
     #[cfg(unix)]
     {
         let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
