@@ -5,6 +5,7 @@ mod child;
 mod handler;
 mod link;
 mod reply;
+mod tap;
 mod tools;
 
 use std::ffi::OsString;

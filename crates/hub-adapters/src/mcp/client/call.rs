@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::stream::{BoxStream, StreamExt, unfold};
 use hub_protocol::{CallError, ErrorCode, Json, OperationType};
 use rmcp::model::{
@@ -77,14 +78,20 @@ impl McpClient {
     ) -> BoxStream<'static, Result<Json, CallError>> {
         let (progress, steps) = mpsc::channel(1);
         let running = async move { self.run_tool(&tool, &input, Some(progress), std::future::pending()).await };
-        let state = Some((Box::pin(running), steps));
+        let state = Some((Box::pin(running).fuse(), None, steps));
         unfold(state, |state| async move {
-            let (mut running, mut steps) = state?;
-            tokio::select! {
-                biased;
-                Some(step) = steps.recv() => Some((Ok(shown(&step)), Some((running, steps)))),
-                done = &mut running => Some((done.map(|done| json!({ "result": done.into_data() }).into()), None)),
+            let (mut running, mut done, mut steps) = state?;
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(step) = steps.recv() => return Some((Ok(shown(&step)), Some((running, done, steps)))),
+                    answer = &mut running, if done.is_none() => done = Some(answer),
+                    // The answer is here, and nothing is left of what came before it.
+                    else => break,
+                }
             }
+            let last = done?.map(|done| json!({ "result": done.into_data() }).into());
+            Some((last, None))
         })
         .boxed()
     }

@@ -50,7 +50,7 @@ impl Routes {
         Route { routes: self.clone(), token: None }
     }
 
-    fn deliver(&self, progress: ProgressNotificationParam) {
+    pub(super) fn deliver(&self, progress: ProgressNotificationParam) {
         let mut waiting = self.lock();
         match waiting.readers.get(&progress.progress_token) {
             // A reader that is slow misses some: what counts is the last.
@@ -131,10 +131,6 @@ impl ClientHandler for Handler {
 
     async fn list_roots(&self, _: RequestContext<RoleClient>) -> Result<ListRootsResult, ErrorData> {
         Err(refused("this client has no roots"))
-    }
-
-    async fn on_progress(&self, progress: ProgressNotificationParam, _: NotificationContext<RoleClient>) {
-        self.progress.deliver(progress);
     }
 
     async fn on_tool_list_changed(&self, _: NotificationContext<RoleClient>) {

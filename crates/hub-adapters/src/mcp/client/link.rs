@@ -8,6 +8,7 @@ use hub_protocol::OperationSpec;
 use rmcp::model::{ListToolsRequest, PaginatedRequestParams, ProtocolVersion, ServerResult, Tool};
 use rmcp::service::{ClientInitializeError, ClientLifecycleMode, ClientServiceExt, RunningService};
 use rmcp::transport::StreamableHttpClientTransport;
+use rmcp::transport::async_rw::AsyncRwTransport;
 use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
 use rmcp::{Peer, RoleClient};
 use secrecy::ExposeSecret;
@@ -20,6 +21,7 @@ use url::Url;
 
 use super::child::{self, Running};
 use super::handler::Handler;
+use super::tap::Tap;
 use super::tools::{Imported, MAX_TOOLS, import};
 use super::{McpError, McpOptions, McpTarget};
 use crate::net;
@@ -143,13 +145,15 @@ impl Linker {
                     config = config.auth_header(bearer.expose_secret());
                 }
                 let transport = StreamableHttpClientTransport::with_client(http.clone(), config);
+                let transport = Tap::new(transport, handler.progress.clone());
                 (handler.clone().serve_with_lifecycle(transport, mode).await, None, Arc::default())
             }
             _ => {
                 let (child, stdout, stdin) =
                     child::start(&self.target, &self.options.name, self.options.stderr, &self.tasks)?;
                 let too_long = stdout.too_long();
-                let begun = handler.clone().serve_with_lifecycle((stdout, stdin), mode).await;
+                let transport = Tap::new(AsyncRwTransport::new(stdout, stdin), handler.progress.clone());
+                let begun = handler.clone().serve_with_lifecycle(transport, mode).await;
                 (begun, Some(child), too_long)
             }
         };
