@@ -37,6 +37,7 @@ mod auth;
 mod body;
 mod client;
 mod document;
+mod fetch;
 mod import;
 mod names;
 mod parameters;
@@ -52,6 +53,11 @@ mod style;
 pub use auth::{Apply, Credential, KeyPlace};
 pub use client::{CallLimits, ClientError, OpenApiClient, OpenApiClientBuilder};
 pub use document::{Document, ImportError, MAX_DOCUMENT};
+pub use fetch::{FetchError, fetch};
 pub use import::{Import, Imported, Options, Skipped};
 pub use plan::Plan;
 pub use register::{register, register_with};
+
+// Part of the signatures here.
+pub use secrecy::SecretString;
+pub use url::Url;

@@ -189,13 +189,11 @@ fn a_large_document() {
     let started = Instant::now();
     let import = import(&text, "large");
     let took = started.elapsed();
-    eprintln!("{} bytes, {} operations: {took:?}", text.len(), import.operations.len());
     assert_eq!((import.operations.len(), import.skipped.len()), (600, 0));
     let limit = if cfg!(debug_assertions) { Duration::from_secs(60) } else { Duration::from_secs(2) };
     assert!(took < limit, "{took:?}");
     let put = one(&import, "put7");
     assert!(put.spec.output_schema.to_string().len() < 64 * 1024);
-    assert!(accepts(put, json!({"id": "1", "body": {"self": {"self": {"self": {}}}, "member_1": "a"}})) == false);
     let endless = json!({"self": {"self": {"self": {"self": 1}}}});
     assert!(!accepts(put, json!({"id": "1", "body": endless})));
     // Every one of them is good for a registry.
@@ -212,7 +210,8 @@ fn yaml_of_the_same_size_is_not_slow_either() {
     let text = format!("# A comment, so that it does not begin with a brace.\n{}", large());
     let started = Instant::now();
     Document::parse(&text).unwrap();
-    eprintln!("YAML: {:?}", started.elapsed());
+    let limit = if cfg!(debug_assertions) { Duration::from_secs(60) } else { Duration::from_secs(2) };
+    assert!(started.elapsed() < limit, "{:?}", started.elapsed());
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod exec;
 mod group;
 mod lines;
 mod mcp;
+mod openapi;
 mod run;
 mod template;
 
@@ -20,11 +21,15 @@ pub(crate) enum SpokeCommand {
     /// Offer the tools of an MCP server as operations.
     #[command(after_help = mcp::EXAMPLES, after_long_help = mcp::LONG)]
     Mcp(Box<mcp::McpArgs>),
+    /// Offer the operations of an HTTP API that has an OpenAPI document.
+    #[command(name = "openapi", after_help = openapi::EXAMPLES, after_long_help = openapi::LONG)]
+    OpenApi(Box<openapi::OpenApiArgs>),
 }
 
 pub(crate) async fn run(cx: &Cx, command: SpokeCommand) -> Result<()> {
     match command {
         SpokeCommand::Exec(args) => exec::run(cx, *args).await,
         SpokeCommand::Mcp(args) => mcp::run(cx, *args).await,
+        SpokeCommand::OpenApi(args) => openapi::run(cx, *args).await,
     }
 }

@@ -31,8 +31,10 @@ const MAX_DESCRIPTION: usize = 2_000;
 /// What becomes of a document's operations.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Namespace of the operations, and their name for people: `github`.
+    /// Name of the API: `github`.
     pub name: String,
+    /// Namespace of the operations. `None`: the name.
+    pub namespace: Option<String>,
     /// Scopes that a caller needs, all of them. `None`: `imported:NAME`.
     pub scopes: Option<Vec<String>>,
     /// Where requests go, instead of the document's server.
@@ -55,6 +57,7 @@ impl Options {
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
+            namespace: None,
             scopes: None,
             base_url: None,
             server_variables: BTreeMap::new(),
@@ -63,6 +66,10 @@ impl Options {
             max_input_schema: 64 * 1024,
             max_output_schema: 32 * 1024,
         }
+    }
+
+    fn namespace(&self) -> &str {
+        self.namespace.as_deref().unwrap_or(&self.name)
     }
 
     fn wants(&self, name: &str, tags: &[String]) -> bool {
@@ -110,7 +117,7 @@ impl Document {
     /// # Errors
     /// When the name or the server can't be used. Faults of single operations are in [`Import::skipped`].
     pub fn operations(&self, options: &Options) -> Result<Import, ImportError> {
-        check_operation_id(&format!("{}.x", options.name)).map_err(|e| ImportError::Name(e.to_string()))?;
+        check_operation_id(&format!("{}.x", options.namespace())).map_err(|e| ImportError::Name(e.to_string()))?;
         let mut importer = Importer {
             document: self,
             options,
@@ -194,7 +201,7 @@ impl Importer<'_> {
         };
         let spec = OperationSpec {
             name,
-            namespace: self.options.name.clone(),
+            namespace: self.options.namespace().to_owned(),
             version: self.version.clone(),
             kind,
             title: text(operation, "summary").map(|title| shortened(title, 200)),

@@ -173,7 +173,7 @@ pub(super) async fn run(cx: &Cx, args: ExecArgs) -> Result<()> {
 }
 
 /// Until Ctrl-C or a request to end, which both let running calls end first, or until the hub ends it for good.
-async fn serve(cx: &Cx, mut running: RunningSpoke) -> Result<Result<()>, hub_spoke::SpokeError> {
+pub(super) async fn serve(cx: &Cx, mut running: RunningSpoke) -> Result<Result<()>, hub_spoke::SpokeError> {
     let mut state = running.client().state();
     let mut stop = std::pin::pin!(stopped());
     loop {
