@@ -11,8 +11,8 @@ use crate::config::Config;
 /// # Errors
 /// When the filter is malformed or logging was set up before.
 pub fn init_logs(config: &Config) -> Result<()> {
-    // The MCP SDK logs whole messages from the level info on: only who asks for them gets them.
-    let quiet = if config.log.contains("rmcp") { "" } else { ",rmcp=warn" };
+    // The MCP SDK logs whole messages, and every client that goes away as an error: only who asks for it gets that.
+    let quiet = if config.log.contains("rmcp") { "" } else { ",rmcp=off" };
     let filter = EnvFilter::try_new(format!("{}{quiet}", config.log))
         .with_context(|| format!("log filter {:?} is malformed", config.log))?;
     let builder = tracing_subscriber::fmt()

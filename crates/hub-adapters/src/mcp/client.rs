@@ -80,6 +80,8 @@ pub struct McpOptions {
     pub access: Option<AccessControl>,
     /// Tools whose progress is worth a stream: each becomes a subscription.
     pub stream: Vec<String>,
+    /// Whether hubs show each tool to MCP hosts as a tool of its own, under its own name, beside their four.
+    pub as_tools: bool,
     /// Longest wait for a connection and the list of tools; default 60 s, since a package runner may download first.
     pub connect_timeout: Duration,
     /// Longest run of a tool; default 10 minutes. The call's own deadline usually comes first.
@@ -97,6 +99,7 @@ impl McpOptions {
             namespace: None,
             access: None,
             stream: Vec::new(),
+            as_tools: false,
             connect_timeout: Duration::from_secs(60),
             call_timeout: Duration::from_secs(600),
             stderr: StderrTo::default(),

@@ -66,6 +66,9 @@ pub(crate) struct McpArgs {
     /// Tool to offer as a stream: its progress, then its result. Several are possible.
     #[arg(long, value_name = "TOOL")]
     stream: Vec<String>,
+    /// Also show each tool to MCP hosts of the hub as a tool of its own: it costs each of them context.
+    #[arg(long)]
+    as_tools: bool,
     /// Folder to run in. Default: this one.
     #[arg(long, value_name = "DIR")]
     cwd: Option<PathBuf>,
@@ -197,6 +200,7 @@ fn options(args: &McpArgs) -> McpOptions {
         namespace: Some(args.namespace.clone()),
         access: asked,
         stream: args.stream.clone(),
+        as_tools: args.as_tools,
         connect_timeout: args.start_timeout,
         stderr: StderrTo::Inherit,
         ..McpOptions::new(&args.name)

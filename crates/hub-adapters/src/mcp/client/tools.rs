@@ -10,6 +10,9 @@ use super::McpOptions;
 /// Most tools of one server that become operations.
 pub(super) const MAX_TOOLS: usize = 1_000;
 
+/// The dialect of this project.
+const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
+
 /// Longest segment of an operation id.
 const SEGMENT: usize = 64;
 
@@ -55,7 +58,10 @@ fn one(tool: &Tool, name: String, options: &McpOptions, version: Option<&str>) -
     let input = usable(options, tool, "inputSchema", Some(&tool.input_schema), json!({ "type": "object" }));
     let output = usable(options, tool, "outputSchema", tool.output_schema.as_deref(), json!(true));
     let output = if stream { progress_or(&output) } else { output };
-    let own = json!({ "name": tool.name, "server": options.name, "annotations": hints });
+    let mut own = json!({ "name": tool.name, "server": options.name, "annotations": hints });
+    if options.as_tools {
+        own["tool"] = json!(true);
+    }
     let mut spec = OperationSpec {
         name,
         namespace: options.namespace.clone().unwrap_or_else(|| segment(&options.name)),
@@ -106,8 +112,10 @@ fn usable(
 ) -> Value {
     let Some(schema) = schema else { return otherwise };
     let mut schema = schema.clone();
-    // Most say draft 7 and use what both have in common.
-    schema.remove("$schema");
+    // Most others say draft 7 and use what both have in common.
+    if schema.get("$schema").and_then(Value::as_str) != Some(DIALECT) {
+        schema.remove("$schema");
+    }
     let schema = Value::Object(schema);
     match Schema::compile(&schema) {
         Ok(_) => schema,

@@ -29,6 +29,9 @@ const PROGRESS_TEXT: usize = 2_000;
 /// Operations in a page of `list`, when the caller does not say.
 const PAGE: u64 = 50;
 
+/// How long an aborted stream is waited for.
+const ABORTING: Duration = Duration::from_secs(2);
+
 const CANCELLED: &str = "cancelled by the MCP client";
 
 /// What a tool call asks of the hub.
@@ -167,6 +170,9 @@ impl Reading {
                 biased;
                 () = context.ct.cancelled() => {
                     abort.fire(Some(CANCELLED.to_owned()), None);
+                    // Read on, so that the call ends by the abort and not by its items being dropped.
+                    let rest = async { while let Some(Ok(_)) = items.next().await {} };
+                    let _late = tokio::time::timeout(ABORTING, rest).await;
                     return Err(CallError::new(ErrorCode::Aborted, CANCELLED));
                 }
                 item = items.next() => item,
@@ -196,10 +202,25 @@ impl Reading {
     }
 }
 
+/// An item that is the progress of an imported tool.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Step {
+    progress: f64,
+    total: Option<f64>,
+    message: Option<String>,
+}
+
 async fn notify(peer: &Peer<RoleServer>, token: &ProgressToken, count: usize, data: &Json) {
     #[expect(clippy::cast_precision_loss, reason = "a count of items is far below 2^52")]
-    let progress = ProgressNotificationParam::new(token.clone(), count as f64);
-    let shown: String = data.as_str().chars().take(PROGRESS_TEXT).collect();
+    let mut progress = ProgressNotificationParam::new(token.clone(), count as f64);
+    match data.parse::<Step>() {
+        // An imported tool's own progress.
+        Ok(step) => {
+            (progress.progress, progress.total, progress.message) = (step.progress, step.total, step.message);
+        }
+        Err(_) => progress.message = Some(data.as_str().chars().take(PROGRESS_TEXT).collect()),
+    }
     // A client that is gone is noticed by its request being cancelled.
-    let _gone = peer.notify_progress(progress.with_message(shown)).await;
+    let _gone = peer.notify_progress(progress).await;
 }

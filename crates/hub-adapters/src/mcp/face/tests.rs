@@ -40,24 +40,28 @@ impl Host for Fake {
         self.aborts.lock().unwrap().push(call.abort.clone());
         async move {
             let one = |value: Value| Ok(Answer::One(envelope(&value)));
-            let result = match call.operation_id.as_str() {
-                "hub.list" | "hub.search" | "hub.schema" => one(json!({ "asked": call.operation_id, "input": call.input })),
-                "calls.get" => one(json!({ "callId": "c1" })),
-                "a.echo" => one(json!({ "input": call.input, "key": call.idempotency_key })),
-                "a.text" => one(json!("plain")),
-                "a.count" => Ok(Answer::Many(numbers(3))),
-                "a.much" => Ok(Answer::Many(numbers(1_000_000))),
-                "a.silent" => Ok(Answer::Many(Items::from(stream::pending().boxed()))),
-                "a.wait" => {
-                    call.abort.fired().await;
-                    Err(CallError::new(ErrorCode::Aborted, "aborted"))
-                }
-                "a.picture" => Ok(Answer::One(Json::from(json!({
-                    "data": [], "meta": { "source": "mcp", "isError": false,
-                        "content": [{ "type": "image", "data": "AAAA", "mimeType": "image/png" }] },
-                })))),
-                _ => Err(CallError::new(ErrorCode::OperationNotFound, "no such operation").with_details(&json!({"a": 1}))),
-            };
+            let result =
+                match call.operation_id.as_str() {
+                    "hub.list" | "hub.search" | "hub.schema" => {
+                        one(json!({ "asked": call.operation_id, "input": call.input }))
+                    }
+                    "calls.get" => one(json!({ "callId": "c1" })),
+                    "a.echo" => one(json!({ "input": call.input, "key": call.idempotency_key })),
+                    "a.text" => one(json!("plain")),
+                    "a.count" => Ok(Answer::Many(numbers(3))),
+                    "a.much" => Ok(Answer::Many(numbers(1_000_000))),
+                    "a.silent" => Ok(Answer::Many(Items::from(stream::pending().boxed()))),
+                    "a.wait" => {
+                        call.abort.fired().await;
+                        Err(CallError::new(ErrorCode::Aborted, "aborted"))
+                    }
+                    "a.picture" => Ok(Answer::One(Json::from(json!({
+                        "data": [], "meta": { "source": "mcp", "isError": false,
+                            "content": [{ "type": "image", "data": "AAAA", "mimeType": "image/png" }] },
+                    })))),
+                    _ => Err(CallError::new(ErrorCode::OperationNotFound, "no such operation")
+                        .with_details(&json!({"a": 1}))),
+                };
             HostAnswer { call_id: Some("c1".into()), result }
         }
         .boxed()
@@ -124,7 +128,8 @@ async fn four_tools_reach_the_operations_behind_them() {
 #[tokio::test]
 async fn a_result_is_structured_and_text() {
     let client = connected(Fake::default()).await;
-    let result = call(&client, "call", json!({ "operationId": "a.echo", "input": { "x": 1 }, "idempotencyKey": "k" })).await;
+    let result =
+        call(&client, "call", json!({ "operationId": "a.echo", "input": { "x": 1 }, "idempotencyKey": "k" })).await;
     let structured = result.structured_content.unwrap();
     assert_eq!(structured, json!({ "data": { "input": { "x": 1 }, "key": "k" }, "callId": "c1" }));
     assert_eq!(result.content[0].as_text().unwrap().text, structured["data"].to_string());
@@ -155,7 +160,8 @@ async fn a_stream_is_collected_within_bounds_and_told_as_progress() {
     let client = connected(Fake::default()).await;
     let all = call(&client, "call", json!({ "operationId": "a.count" })).await.structured_content.unwrap();
     assert_eq!(all, json!({ "count": 3, "truncated": false, "items": [0, 1, 2], "callId": "c1" }));
-    let some = call(&client, "call", json!({ "operationId": "a.much", "maxItems": 2 })).await.structured_content.unwrap();
+    let some =
+        call(&client, "call", json!({ "operationId": "a.much", "maxItems": 2 })).await.structured_content.unwrap();
     assert_eq!((&some["items"], &some["truncated"]), (&json!([0, 1]), &json!(true)));
     let silent = json!({ "operationId": "a.silent", "timeoutMs": 50 });
     let none = call(&client, "call", silent).await.structured_content.unwrap();
