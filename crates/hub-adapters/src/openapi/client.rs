@@ -236,8 +236,8 @@ impl OpenApiClient {
         let placed = self.credentials.placed(plan).map_err(|e| failed(e.to_string()))?;
         let mut outgoing = build(plan, input, &self.base, placed)?;
         for (name, value) in &self.headers {
-            // What the plan or a credential has set is more certain.
-            if !outgoing.headers.contains_key(name) || name == header::ACCEPT {
+            // Over what a caller gave: these are the operator's. A body knows its own type better.
+            if name != header::CONTENT_TYPE || outgoing.body.is_none() {
                 outgoing.headers.insert(name.clone(), value.clone());
             }
         }

@@ -63,8 +63,8 @@ impl Options {
             server_variables: BTreeMap::new(),
             document_url: None,
             only: Vec::new(),
-            max_input_schema: 64 * 1024,
-            max_output_schema: 32 * 1024,
+            max_input_schema: 32 * 1024,
+            max_output_schema: 16 * 1024,
         }
     }
 

@@ -45,11 +45,12 @@ pub(super) fn build(plan: &Plan, input: &Json, base: &Url, credentials: Vec<Plac
             }
         }
     }
+    // In the place of what a caller gave under the same name: some servers would take the first of two.
     for placed in credentials {
         match placed {
             Placed::Header(name, value) => drop(headers.insert(name, value)),
-            Placed::Query(name, value) => query.push((name, value)),
-            Placed::Cookie(name, value) => cookies.push((name, value)),
+            Placed::Query(name, value) => replace(&mut query, name, value),
+            Placed::Cookie(name, value) => replace(&mut cookies, name, value),
         }
     }
     let url = url(base, &path, &query)?;
@@ -57,6 +58,11 @@ pub(super) fn build(plan: &Plan, input: &Json, base: &Url, credentials: Vec<Plac
     set(&mut headers, header::ACCEPT, &plan.answers.accept);
     let body = body(plan, input, &mut headers)?;
     Ok(Outgoing { method: plan.method.clone(), url, headers, body })
+}
+
+fn replace(pairs: &mut Vec<(String, String)>, name: String, value: String) {
+    pairs.retain(|(other, _)| *other != name);
+    pairs.push((name, value));
 }
 
 fn members(input: &Json) -> Result<Map<String, Value>, CallError> {

@@ -17,6 +17,9 @@ use super::names::sanitised;
 /// Most nesting of a schema with its definitions, below what a registry accepts (512).
 const MAX_NESTING: usize = 480;
 
+/// Largest root schema of which the whole is remembered: mostly a reference, such as that of every error.
+const MAX_REMEMBERED: usize = 256;
+
 /// Which way a value goes: a request has no `readOnly` members, a response no `writeOnly` ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Side {
@@ -48,6 +51,8 @@ pub(super) struct Schemas<'a> {
     taken: HashSet<String>,
     /// Whether a pattern is one that the validator knows.
     patterns: HashMap<String, bool>,
+    /// Whole schemas by their root, side and limit.
+    assembled: HashMap<(String, Side, usize), Value>,
 }
 
 impl<'a> Schemas<'a> {
@@ -58,6 +63,7 @@ impl<'a> Schemas<'a> {
             names: HashMap::new(),
             taken: HashSet::new(),
             patterns: HashMap::new(),
+            assembled: HashMap::new(),
         }
     }
 
@@ -70,6 +76,19 @@ impl<'a> Schemas<'a> {
 
     /// A root schema with what it reaches under `$defs`, checked to compile.
     pub(super) fn assemble(&mut self, root: Converted, side: Side, limit: usize) -> Result<Value, ImportError> {
+        if size(&root.value) > MAX_REMEMBERED {
+            return self.assemble_anew(root, side, limit);
+        }
+        let key = (root.value.to_string(), side, limit);
+        if let Some(known) = self.assembled.get(&key) {
+            return Ok(known.clone());
+        }
+        let whole = self.assemble_anew(root, side, limit)?;
+        self.assembled.insert(key, whole.clone());
+        Ok(whole)
+    }
+
+    fn assemble_anew(&mut self, root: Converted, side: Side, limit: usize) -> Result<Value, ImportError> {
         let Converted { value, refs } = root;
         if refs.is_empty() {
             return Ok(if Schema::compile(&value).is_ok() { value } else { opened(value) });

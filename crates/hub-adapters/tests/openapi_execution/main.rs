@@ -111,6 +111,19 @@ async fn credentials_go_where_the_document_says() {
     assert_eq!(upstream.last().line, "DELETE /base/v1/customers/c%2F1 HTTP/1.1");
     assert_eq!(upstream.last().header("authorization"), Some("Basic c2s6aHVudGVyMi1odW50ZXIy"));
 
+    // A caller can't put a key or header of its own in the place of this client's.
+    let place = hub_adapters::openapi::KeyPlace::Query("q".into());
+    let taken = builder(WEATHER, &upstream.url())
+        .credential(Credential::Key { place: Some(place), value: SECRET.into() })
+        .apply(Apply::Always)
+        .build()
+        .unwrap();
+    call(&taken, "get_weather", json!({"q": "mine"})).await.unwrap();
+    assert_eq!(upstream.last().line, format!("GET /base/weather?q={SECRET} HTTP/1.1"));
+    let pets = builder(PETSTORE, &upstream.url()).header("Reason", "ours".into()).build().unwrap();
+    call(&pets, "deletePet", json!({"petId": 1, "reason": "mine"})).await.unwrap();
+    assert_eq!(upstream.last().header("reason"), Some("ours"));
+
     let wrong = builder(WEATHER, &upstream.url()).credential(Credential::Bearer(SECRET.into()));
     let error = wrong.build().unwrap_err();
     assert!(matches!(error, ClientError::UnusedCredential(_)) && !format!("{error:?}").contains(SECRET));
