@@ -112,7 +112,8 @@ async fn four_tools_serve_what_the_caller_may_call() -> Result<()> {
     let error = tool(&client, "call", json!({ "operationId": "demo.secret" })).await.err().context("hidden")?;
     let details: Value = error.details.context("details")?.parse()?;
     ensure!(details["structuredContent"]["code"] == "OPERATION_NOT_FOUND", "{details}");
-    let error = tool(&client, "call", json!({ "operationId": "demo.add", "input": "x" })).await.err().context("wrong")?;
+    let error =
+        tool(&client, "call", json!({ "operationId": "demo.add", "input": "x" })).await.err().context("wrong")?;
     let details: Value = error.details.context("details")?.parse()?;
     ensure!(details["structuredContent"]["code"] == "VALIDATION_ERROR", "{details}");
     Ok(())
@@ -146,7 +147,8 @@ async fn a_session_belongs_to_who_began_it() -> Result<()> {
     let hub = TestHub::start().await?;
     let auth = |key: &str| format!("authorization: Bearer {key}\r\n");
     let begun = raw_head(&hub, &auth(hub.admin_key()), &initialize()).await?;
-    let session = begun.lines().find_map(|l| l.strip_prefix("mcp-session-id: ")).context("a session")?.trim().to_owned();
+    let session =
+        begun.lines().find_map(|l| l.strip_prefix("mcp-session-id: ")).context("a session")?.trim().to_owned();
     let list = json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/list" }).to_string();
     let with = |key: &str| format!("{}mcp-session-id: {session}\r\n", auth(key));
     let other = hub.new_key(&[]).await?;
@@ -212,7 +214,8 @@ async fn cancelling_reaches_the_leaves_in_both_kinds_of_revisions() -> Result<()
     let hub = TestHub::start().await?;
     let _spoke = spoke(&hub).await?;
     let auth = format!("authorization: Bearer {}\r\n", hub.admin_key());
-    let (headers, body) = modern("tools/call", json!({ "name": "call", "arguments": { "operationId": "demo.parent" } }));
+    let (headers, body) =
+        modern("tools/call", json!({ "name": "call", "arguments": { "operationId": "demo.parent" } }));
     let headers = format!("{auth}{headers}");
     let asked = raw(&hub, "POST", "/mcp", &headers, &body);
     ensure!(tokio::time::timeout(Duration::from_millis(500), asked).await.is_err());
