@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/mcp_fixtures.py");
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/mcp/fixtures.py");
 
 async fn spoke(hub: &TestHub) -> Result<RunningSpoke> {
     let mut secret = serde_json::from_value::<OperationSpec>(json!({
