@@ -182,8 +182,9 @@ impl<H: Host> ServerHandler for Face<H> {
         context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
         let host = self.host(&context.extensions)?;
-        let unknown = || ErrorData::resource_not_found("no such resource: they are hub://calls/{callId}", None);
-        let call_id = request.uri.strip_prefix("hub://calls/").ok_or_else(unknown)?;
+        let asked = json!({ "uri": request.uri });
+        let unknown = || ErrorData::resource_not_found("no such resource: they are hub://calls/{callId}", Some(asked));
+        let Some(call_id) = request.uri.strip_prefix("hub://calls/") else { return Err(unknown()) };
         let call = HostCall {
             operation_id: "calls.get".to_owned(),
             input: Json::from(json!({ "callId": call_id })),

@@ -95,6 +95,7 @@ impl<H: Host> HttpFace<H> {
             // The same answer as for a session that does not exist: ids must not be probed.
             Some(id) if !self.belongs(id, &owner) => return plain(StatusCode::NOT_FOUND, "Session not found"),
             Some(_) => {}
+            None if has_no_sessions(&request) => {}
             None => {
                 if let Err(refused) = self.make_room(&owner).await {
                     return refused;
@@ -147,6 +148,13 @@ impl<H: Host> HttpFace<H> {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Owned>> {
         self.owned.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the request is of a revision that has no sessions.
+fn has_no_sessions(request: &Request<Full<Bytes>>) -> bool {
+    let version = request.headers().get("mcp-protocol-version").and_then(|v| v.to_str().ok());
+    // Revisions are dates, so they compare as texts do.
+    version.is_some_and(|version| version >= "2026-07-28")
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<BoxBody<Bytes, Infallible>> {
