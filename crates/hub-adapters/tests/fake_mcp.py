@@ -49,6 +49,14 @@ def call(request):
         sys.stdout.write('"}]}}\n')
         sys.stdout.flush()
         return
+    if MODE == "flood":
+        lines = []
+        for n in range(10_000):
+            lines.append(json.dumps({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": token, "progress": n}}))
+            lines.append(json.dumps({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x" * 200}}))
+            lines.append(json.dumps({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}))
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
     if MODE == "nonsense":
         send({"id": id, "result": {"what": "ever"}})
     elif MODE == "elicit":

@@ -150,6 +150,21 @@ async fn a_huge_answer_is_refused_and_not_kept() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_flood_of_notifications_is_no_harm() -> Result<()> {
+    let options = McpOptions { stream: vec!["echo".into()], ..McpOptions::new("fake") };
+    let client = Arc::new(McpClient::connect(target("flood", &[]), options).await?);
+    let before = resident_kib()?;
+    let Reply::Stream(items) = client.clone().run("fake.echo", json!({"text": "x"}).into()).await? else {
+        bail!("no stream")
+    };
+    let last = items.fold(None, |_, item| async { item.ok() }).await.context("an item")?;
+    ensure!(last.as_str().contains("result"), "{}", last.as_str());
+    let grown = resident_kib()?.saturating_sub(before);
+    ensure!(grown < 64 * 1024, "{grown} KiB more");
+    Ok(())
+}
+
+#[tokio::test]
 async fn noise_on_standard_output_and_error_is_no_harm() -> Result<()> {
     let client = connect("noisy").await?;
     for n in 0..20 {
