@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use hub_protocol::CallId;
 
 use crate::connect::Globals;
-use crate::{audit, call, calls, completions, events, keys, ops, spoke, spokes};
+use crate::{audit, call, calls, completions, events, keys, mcp, ops, spoke, spokes};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -16,7 +16,8 @@ Examples:
   hub calls tree last                              what your newest call has called
   hub events --follow                              watch the cluster
   hub spoke exec --name grep --op search.grep -- rg --json {pattern}
-                                                   offer a command line as an operation";
+                                                   offer a command line as an operation
+  hub mcp --print-config                           give an MCP host all of it as four tools";
 
 const LONG: &str = "\
 Exit codes:
@@ -92,6 +93,8 @@ pub(crate) enum Command {
     /// Offer operations of your own.
     #[command(subcommand)]
     Spoke(spoke::SpokeCommand),
+    /// Serve a hub to an MCP host on standard input and output.
+    Mcp(mcp::McpArgs),
     /// Print a completion script for a shell.
     Completions(completions::CompletionsArgs),
 }

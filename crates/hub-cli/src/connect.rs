@@ -38,6 +38,28 @@ pub(crate) struct Globals {
     pub(crate) timeout: Option<Duration>,
 }
 
+impl Globals {
+    /// File that the key is to be read from.
+    pub(crate) fn key_file(&self) -> Option<&Path> {
+        self.key_file.as_deref()
+    }
+
+    /// Data folder of the hub on this machine, if one is named.
+    pub(crate) fn data_dir(&self) -> Option<&Path> {
+        self.data_dir.as_deref()
+    }
+
+    /// File with certificates to trust.
+    pub(crate) fn ca_file(&self) -> Option<&Path> {
+        self.ca_file.as_deref()
+    }
+
+    /// Whether a key comes from the command line or the environment.
+    pub(crate) fn has_key(&self) -> bool {
+        self.key.is_some() || std::env::var_os("HUB_KEY").is_some_and(|key| !key.is_empty())
+    }
+}
+
 /// A key and where it came from, for error messages.
 pub(crate) struct Key {
     pub(crate) secret: String,

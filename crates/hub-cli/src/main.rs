@@ -9,6 +9,7 @@ mod connect;
 mod events;
 mod failure;
 mod keys;
+mod mcp;
 mod ops;
 mod output;
 mod spoke;
@@ -50,9 +51,10 @@ fn main() -> ExitCode {
 
 async fn run(cx: &Cx, command: Command) -> Result<()> {
     match command {
-        // These two answer Ctrl-C themselves.
+        // These answer Ctrl-C themselves.
         Command::Call(args) => call::run(cx, args).await,
         Command::Spoke(command) => spoke::run(cx, command).await,
+        Command::Mcp(args) => mcp::run(cx, args).await,
         Command::Ops(command) => interruptible(ops::run(cx, command)).await,
         Command::Spokes(args) => interruptible(spokes::run(cx, args)).await,
         Command::Calls(command) => interruptible(calls::run(cx, command)).await,

@@ -16,6 +16,7 @@ use hub_protocol::ops::hub::{OperationItem, Policy};
 use hub_protocol::{CallError, ErrorCode, Identity, OperationSpec};
 use hub_storage::{RegistrationRow, Stamp};
 use semver::VersionReq;
+use tokio::sync::watch;
 
 pub(crate) use away::Away;
 pub(crate) use choose::Lease;
@@ -67,6 +68,8 @@ pub(crate) struct Directory {
     lanes: [tokio::sync::Mutex<()>; 32],
     /// Calls that wait for a provider with room, over all operations.
     waiting: Arc<AtomicUsize>,
+    /// Counts changes, for who shows operations to others.
+    changes: watch::Sender<u64>,
 }
 
 /// An operation found for a call.
@@ -214,6 +217,12 @@ impl Directory {
         let mut offered = operations.get(&id).map_or_else(|| Offered::new(&id), |o| Offered::clone(o));
         with(&mut offered);
         operations.insert(id, Arc::new(offered));
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Changes with every change of what is offered.
+    pub(crate) fn changed(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Finds the version that a call gets: the highest in `range` with a provider, pre-releases only if named.

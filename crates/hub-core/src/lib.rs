@@ -37,6 +37,7 @@ mod hub;
 mod key;
 mod live;
 mod log;
+mod offered;
 mod ops;
 mod recorder;
 mod redact;

@@ -1,7 +1,7 @@
 //! The HTTP face (protocol §8): routes, and what every request passes before it reaches one.
 
-mod auth;
-mod body;
+pub(crate) mod auth;
+pub(crate) mod body;
 mod calls;
 mod health;
 mod openapi;
@@ -17,16 +17,17 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use hub_core::Hub;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::mcp;
 use crate::serve::Progress;
 
 pub use openapi::document as openapi_document;
-use problem::Problem;
+pub(crate) use problem::Problem;
 
 /// The address at the other end of the TCP connection.
 #[derive(Clone, Copy)]
@@ -41,6 +42,7 @@ pub(crate) struct App {
     progress: Arc<Progress>,
     /// Connections that have left HTTP.
     upgraded: TaskTracker,
+    mcp: mcp::Face,
 }
 
 impl App {
@@ -50,8 +52,21 @@ impl App {
         metrics: PrometheusHandle,
         progress: Arc<Progress>,
         upgraded: TaskTracker,
+        mcp: mcp::Face,
     ) -> Self {
-        Self { hub, config: Arc::new(config), metrics, progress, upgraded }
+        Self { hub, config: Arc::new(config), metrics, progress, upgraded, mcp }
+    }
+
+    pub(crate) fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn mcp(&self) -> &mcp::Face {
+        &self.mcp
     }
 
     /// All routes, below the base path.
@@ -68,6 +83,10 @@ impl App {
             .route("/api/calls/{id}/tree", get(calls::tree))
             .route("/api/calls/{id}/events", get(calls::observe))
             .route("/openapi.json", get(openapi::serve))
+            // Every method: the endpoint itself says which ones it has.
+            .route("/mcp", any(mcp::serve))
+            .route(mcp::METADATA, get(mcp::metadata))
+            .route(&format!("{}/mcp", mcp::METADATA), get(mcp::metadata))
             .route("/healthz", get(health::alive))
             .route("/readyz", get(health::ready))
             .route("/metrics", get(health::metrics))

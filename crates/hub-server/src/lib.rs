@@ -1,6 +1,6 @@
 //! The hub as a server.
 //!
-//! **Purpose.** Faces (WebSocket, HTTP, SSE) around [`hub_core::Hub`], configuration, and the order of starting and
+//! **Purpose.** Faces (WebSocket, HTTP, SSE, MCP) around [`hub_core::Hub`], configuration, and the order of starting and
 //! stopping. [`run`] takes its inputs as parameters, so tests start the very same server as `main`.
 //!
 //! **Non-goals.** No SQL and no bodies of operations: a face only translates.
@@ -27,6 +27,7 @@ mod accept;
 pub mod config;
 mod http;
 mod lock;
+mod mcp;
 mod serve;
 mod signals;
 mod telemetry;

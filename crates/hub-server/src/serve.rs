@@ -17,6 +17,7 @@ use crate::accept::Acceptor;
 use crate::config::Config;
 use crate::http::App;
 use crate::lock::FolderLock;
+use crate::mcp;
 use crate::signals::StopRequests;
 use crate::telemetry;
 
@@ -50,6 +51,8 @@ pub struct Server {
     hub: Hub,
     grace: Duration,
     stop_accepting: CancellationToken,
+    /// MCP streams that no call keeps open.
+    stop_streams: CancellationToken,
     faces: TaskTracker,
     _lock: FolderLock,
 }
@@ -108,7 +111,9 @@ pub async fn start(config: Config) -> Result<Server> {
     progress.reached(3);
     let stop_accepting = CancellationToken::new();
     let faces = TaskTracker::new();
-    let app = App::new(hub.clone(), config.clone(), metrics, Arc::clone(&progress), faces.clone());
+    let stop_streams = CancellationToken::new();
+    let mcp = mcp::face(&config, stop_streams.clone());
+    let app = App::new(hub.clone(), config.clone(), metrics, Arc::clone(&progress), faces.clone(), mcp);
     let acceptor = Acceptor::new(&config, app, stop_accepting.clone(), faces.clone())?;
     faces.spawn(acceptor.run(listener));
     progress.reached(4);
@@ -121,6 +126,7 @@ pub async fn start(config: Config) -> Result<Server> {
         hub,
         grace: config.shutdown_grace,
         stop_accepting,
+        stop_streams,
         faces,
         _lock: lock,
     })
@@ -195,6 +201,7 @@ impl Server {
     pub async fn stop(self) -> bool {
         self.stop_accepting.cancel();
         let clean = self.hub.shut_down(self.grace).await;
+        self.stop_streams.cancel();
         self.faces.close();
         let faces = tokio::time::timeout(Duration::from_secs(2), self.faces.wait()).await.is_ok();
         if !faces {

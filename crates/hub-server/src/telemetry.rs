@@ -11,8 +11,10 @@ use crate::config::Config;
 /// # Errors
 /// When the filter is malformed or logging was set up before.
 pub fn init_logs(config: &Config) -> Result<()> {
-    let filter =
-        EnvFilter::try_new(&config.log).with_context(|| format!("log filter {:?} is malformed", config.log))?;
+    // The MCP SDK logs whole messages, and every client that goes away as an error: only who asks for it gets that.
+    let quiet = if config.log.contains("rmcp") { "" } else { ",rmcp=off" };
+    let filter = EnvFilter::try_new(format!("{}{quiet}", config.log))
+        .with_context(|| format!("log filter {:?} is malformed", config.log))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

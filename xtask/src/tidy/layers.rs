@@ -23,7 +23,7 @@ const LAYERS: [Layer; 9] = [
         level: 3,
         uses: &["hub-core", "hub-adapters", "hub-operations", "hub-pubsub", "hub-storage", "hub-protocol"],
     },
-    Layer { name: "hub-cli", level: 3, uses: &["hub-spoke", "hub-operations", "hub-protocol"] },
+    Layer { name: "hub-cli", level: 3, uses: &["hub-adapters", "hub-spoke", "hub-operations", "hub-protocol"] },
 ];
 
 /// The crate of test support, open to every crate's tests.

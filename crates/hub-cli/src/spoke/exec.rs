@@ -123,7 +123,7 @@ enum Kind {
     Mutation,
 }
 
-fn parse_variable(text: &str) -> Result<(String, String), String> {
+pub(super) fn parse_variable(text: &str) -> Result<(String, String), String> {
     let parts = text.split_once('=').filter(|(name, _)| !name.is_empty());
     parts.map(|(name, value)| (name.to_owned(), value.to_owned())).ok_or_else(|| format!("{text:?} is no KEY=VAL"))
 }
@@ -173,7 +173,7 @@ pub(super) async fn run(cx: &Cx, args: ExecArgs) -> Result<()> {
 }
 
 /// Until Ctrl-C or a request to end, which both let running calls end first, or until the hub ends it for good.
-async fn serve(cx: &Cx, mut running: RunningSpoke) -> Result<Result<()>, hub_spoke::SpokeError> {
+pub(super) async fn serve(cx: &Cx, mut running: RunningSpoke) -> Result<Result<()>, hub_spoke::SpokeError> {
     let mut state = running.client().state();
     let mut stop = std::pin::pin!(stopped());
     loop {
@@ -194,7 +194,8 @@ async fn serve(cx: &Cx, mut running: RunningSpoke) -> Result<Result<()>, hub_spo
     }
 }
 
-async fn stopped() {
+/// Ends when somebody asks this process to end.
+pub(super) async fn stopped() {
     #[cfg(unix)]
     {
         let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());

@@ -22,7 +22,7 @@ impl FromRequestParts<App> for Auth {
 }
 
 /// The key in `Authorization: Bearer`.
-pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, key) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
@@ -62,19 +62,45 @@ fn is_trusted(config: &Config, address: IpAddr) -> bool {
 }
 
 /// Whether a browser on the page of this `Origin` may connect: listed, or from the very host it connects to.
-pub(super) fn origin_allowed(config: &Config, request: &Request) -> bool {
+pub(crate) fn origin_allowed(config: &Config, request: &Request) -> bool {
     let Some(origin) = request.headers().get(header::ORIGIN) else { return true };
     let Ok(origin) = origin.to_str() else { return false };
     if !config.allowed_origins.is_empty() {
         return config.allowed_origins.iter().any(|allowed| allowed.trim_end_matches('/').eq_ignore_ascii_case(origin));
     }
-    let peer = request.extensions().get::<PeerAddress>().map(|a| a.0.ip().to_canonical());
-    let proxied = peer.is_some_and(|peer| is_trusted(config, peer));
-    let name = |header: &str| request.headers().get(header).and_then(|v| v.to_str().ok());
-    let host = if proxied { name("x-forwarded-host").or(name("host")) } else { name("host") };
-    let host = host.or_else(|| request.uri().authority().map(http::uri::Authority::as_str));
+    let host = host_of(config, request);
     let of_origin = origin.split_once("://").map(|(_, host)| host);
     matches!((of_origin, host), (Some(a), Some(b)) if a.eq_ignore_ascii_case(b))
+}
+
+/// The answer to a page of another origin.
+pub(crate) fn wrong_origin() -> Problem {
+    let message = "this origin may not connect; see --allowed-origins";
+    Problem::new(http::StatusCode::FORBIDDEN, "ACCESS_DENIED", message)
+}
+
+/// Where the client has found this server, base path included, without a slash at the end.
+pub(crate) fn public_url(config: &Config, request: &Request) -> String {
+    let forwarded = request.headers().get("x-forwarded-proto").and_then(|v| v.to_str().ok());
+    let forwarded = forwarded.filter(|proto| is_proxied(config, request) && ["http", "https"].contains(proto));
+    let scheme = forwarded.unwrap_or(if config.tls.is_some() { "https" } else { "http" });
+    // Names and addresses only: the text goes into a header.
+    let plain = |host: &&str| host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b));
+    let listen = config.listen.to_string();
+    let host = host_of(config, request).filter(plain).unwrap_or(&listen);
+    format!("{scheme}://{host}{}", config.base_path)
+}
+
+/// The host that the client has asked for.
+fn host_of<'a>(config: &Config, request: &'a Request) -> Option<&'a str> {
+    let name = |header: &str| request.headers().get(header).and_then(|v| v.to_str().ok());
+    let host = if is_proxied(config, request) { name("x-forwarded-host").or(name("host")) } else { name("host") };
+    host.or_else(|| request.uri().authority().map(http::uri::Authority::as_str))
+}
+
+fn is_proxied(config: &Config, request: &Request) -> bool {
+    let peer = request.extensions().get::<PeerAddress>().map(|a| a.0.ip().to_canonical());
+    peer.is_some_and(|peer| is_trusted(config, peer))
 }
 
 #[cfg(test)]

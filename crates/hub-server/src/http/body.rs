@@ -48,7 +48,8 @@ impl<T: DeserializeOwned + Send> FromRequestParts<App> for Params<T> {
     }
 }
 
-async fn read(body: Body, app: &App) -> Result<Vec<u8>, Problem> {
+/// A body, bounded in size and time.
+pub(crate) async fn read(body: Body, app: &App) -> Result<Vec<u8>, Problem> {
     let bounds = &app.config.bounds;
     let reading = axum::body::to_bytes(body, bounds.message);
     match tokio::time::timeout(bounds.body, reading).await {

@@ -11,11 +11,7 @@ use crate::ws;
 /// `GET /ws`: authentication and origin are checked before the connection becomes a WebSocket (protocol §1).
 pub(crate) async fn upgrade(State(app): State<App>, mut request: Request) -> Result<Response, Problem> {
     if !auth::origin_allowed(&app.config, &request) {
-        return Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "ACCESS_DENIED",
-            "this origin may not connect; see --allowed-origins",
-        ));
+        return Err(auth::wrong_origin());
     }
     let offered = subprotocols(request.headers());
     let key = auth::bearer(request.headers())

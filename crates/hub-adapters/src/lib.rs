@@ -1,0 +1,5 @@
+//! Other worlds' operations in: OpenAPI documents and MCP servers become operations of a hub or a spoke.
+
+pub mod mcp;
+pub mod net;
+pub mod openapi;

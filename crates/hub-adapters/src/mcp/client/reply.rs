@@ -1,0 +1,159 @@
+use hub_protocol::{CallError, ErrorCode, Json, ResponseEnvelope, ResponseMeta, Violation};
+use rmcp::ServiceError;
+use rmcp::model::ServerResult;
+use rmcp::transport::streamable_http_client::StreamableHttpError;
+use serde_json::{Value, json};
+
+/// Characters of a tool's own words in an error message; the details have all of it.
+const MESSAGE: usize = 1_000;
+
+/// What a tool has answered.
+pub(super) struct Done {
+    data: Value,
+    meta: ResponseMeta,
+}
+
+impl Done {
+    /// As a response envelope.
+    pub(super) fn envelope(self) -> Json {
+        ResponseEnvelope { data: Json::from(self.data), meta: self.meta }.to_json()
+    }
+
+    /// The value alone.
+    pub(super) fn into_data(self) -> Value {
+        self.data
+    }
+}
+
+/// A tool's result, or the failure that it reports.
+pub(super) fn of(result: ServerResult) -> Result<Done, CallError> {
+    let unreadable = || CallError::new(ErrorCode::ExecutionError, "the MCP server's answer is not readable");
+    // Blocks of a kind that the SDK does not know make the whole a custom result.
+    let value = match result {
+        ServerResult::CallToolResult(result) => serde_json::to_value(result).map_err(|_| unreadable())?,
+        ServerResult::CustomResult(result) => result.0,
+        ServerResult::InputRequiredResult(_) => {
+            let text =
+                "the MCP server asks for input (elicitation or sampling), which is refused: nobody is here to ask";
+            return Err(CallError::new(ErrorCode::ExecutionError, text));
+        }
+        _ => return Err(unreadable()),
+    };
+    let Value::Object(mut members) = value else { return Err(unreadable()) };
+    let content = match members.remove("content") {
+        Some(Value::Array(content)) => content,
+        _ => Vec::new(),
+    };
+    let structured = members.remove("structuredContent");
+    if members.get("isError") == Some(&Value::Bool(true)) {
+        return Err(reported(&content, structured.as_ref()));
+    }
+    if content.is_empty() && structured.is_none() && !members.contains_key("isError") {
+        return Err(unreadable());
+    }
+    let data = structured.clone().unwrap_or_else(|| Value::Array(content.iter().map(known).collect()));
+    let meta = ResponseMeta::Mcp {
+        is_error: false,
+        content,
+        structured_content: structured,
+        meta: members.remove("_meta").filter(Value::is_object),
+    };
+    Ok(Done { data, meta })
+}
+
+/// Blocks of unknown kinds become text with their JSON.
+fn known(block: &Value) -> Value {
+    let kinds = ["text", "image", "audio", "resource", "resource_link"];
+    let kind = block.get("type").and_then(Value::as_str);
+    if kind.is_some_and(|kind| kinds.contains(&kind)) {
+        block.clone()
+    } else {
+        json!({ "type": "text", "text": block.to_string() })
+    }
+}
+
+fn reported(content: &[Value], structured: Option<&Value>) -> CallError {
+    let words = content.iter().find_map(|block| block.get("text")?.as_str());
+    let message: String = words.unwrap_or("the tool reports a failure").chars().take(MESSAGE).collect();
+    let mut details = json!({ "content": content });
+    if let Some(structured) = structured {
+        details["structuredContent"] = structured.clone();
+    }
+    CallError::new(ErrorCode::ExecutionError, message).with_details(&details)
+}
+
+/// What became of a call that the tool did not answer. `repeatable`: running it twice does no harm.
+pub(super) fn failed(error: &ServiceError, repeatable: bool) -> CallError {
+    match error {
+        ServiceError::McpError(error) if error.code == rmcp::model::ErrorCode::INVALID_PARAMS => {
+            let message: String = error.message.chars().take(MESSAGE).collect();
+            let at = Violation { path: String::new(), message: message.clone() };
+            CallError::new(ErrorCode::ValidationError, message).with_details(&[at])
+        }
+        ServiceError::McpError(error) => {
+            let message: String = error.message.chars().take(MESSAGE).collect();
+            let details = json!({ "mcpCode": error.code.0, "data": error.data });
+            CallError::new(ErrorCode::ExecutionError, message).with_details(&details)
+        }
+        ServiceError::Timeout { .. } => CallError::new(ErrorCode::Timeout, "the MCP server did not answer in time"),
+        ServiceError::Cancelled { .. } => CallError::new(ErrorCode::Aborted, "the MCP server cancelled the call"),
+        ServiceError::TransportSend(error) if is_too_large(error) => too_large(),
+        ServiceError::TransportSend(_) | ServiceError::TransportClosed => lost(repeatable),
+        _ => CallError::new(ErrorCode::ExecutionError, "the MCP server's answer is not readable"),
+    }
+}
+
+pub(super) fn lost(repeatable: bool) -> CallError {
+    CallError::new(ErrorCode::SpokeDisconnected, "the connection to the MCP server was lost during the call")
+        .with_retryable(repeatable)
+}
+
+pub(super) fn too_large() -> CallError {
+    let limit = 16 * 1024 * 1024;
+    CallError::new(ErrorCode::PayloadTooLarge, format!("the MCP server's answer is above {limit} bytes"))
+        .with_details(&json!({ "limit": limit, "of": "mcpMessageBytes" }))
+}
+
+fn is_too_large(error: &rmcp::transport::DynamicTransportError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.error.as_ref());
+    while let Some(error) = cause {
+        let http = error.downcast_ref::<StreamableHttpError<reqwest::Error>>();
+        if matches!(http, Some(StreamableHttpError::ResponseBodyTooLarge { .. })) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn custom(value: Value) -> Result<Done, CallError> {
+        of(ServerResult::CustomResult(rmcp::model::CustomResult(value)))
+    }
+
+    #[test]
+    fn structured_content_comes_first_and_unknown_blocks_become_text() {
+        let done =
+            custom(json!({"content": [{"type": "text", "text": "x"}], "structuredContent": {"a": 1}})).ok().unwrap();
+        assert_eq!(done.into_data(), json!({"a": 1}));
+        let done = custom(json!({"content": [{"type": "hologram", "x": 1}]})).ok().unwrap();
+        assert_eq!(done.into_data(), json!([{"type": "text", "text": "{\"type\":\"hologram\",\"x\":1}"}]));
+    }
+
+    #[test]
+    fn a_reported_failure_keeps_its_content() {
+        let error = custom(json!({"isError": true, "content": [{"type": "text", "text": "no"}]})).err().unwrap();
+        assert!(error.is(ErrorCode::ExecutionError) && error.message == "no");
+        assert_eq!(error.details.unwrap().parse::<Value>().unwrap()["content"][0]["text"], "no");
+    }
+
+    #[test]
+    fn what_is_no_result_is_an_error() {
+        for value in [json!({}), json!([]), json!({"resultType": "complete"})] {
+            assert!(custom(value).is_err());
+        }
+    }
+}

@@ -1,0 +1,213 @@
+use std::sync::Arc;
+
+use hub_protocol::{OperationSpec, OperationType};
+use rmcp::model::{JsonObject, Tool, ToolAnnotations};
+use serde_json::{Value, json};
+
+use crate::mcp::host::Host;
+
+/// Most operations that are shown as tools of their own: each costs every host that connects context.
+const MAX_OWN: usize = 64;
+
+/// Longest description of such a tool, in characters.
+const MAX_DESCRIPTION: usize = 1_000;
+
+/// Longest tool name that all known hosts take.
+const MAX_NAME: usize = 64;
+
+/// The four tools, whatever operations there are.
+pub(super) fn fixed() -> Vec<Tool> {
+    vec![
+        reading(
+            "list",
+            "List operations",
+            "List the operations you may call, by id, a page at a time. Prefer `search` when you know what you need. \
+             `type` is query (reads), mutation (changes something) or subscription (a stream).",
+            json!({
+                "namespace": { "type": "string", "description": "Only this namespace and those below it, e.g. \"dev.laptop\"." },
+                "type": { "enum": ["query", "mutation", "subscription"] },
+                "tags": { "type": "array", "items": { "type": "string" }, "description": "Only operations with all of these." },
+                "includeInactive": { "type": "boolean", "description": "Also operations that nobody provides right now." },
+                "limit": { "type": "integer", "minimum": 1, "maximum": 1000, "description": "Page size; default 50." },
+                "cursor": { "type": "string", "description": "nextCursor of the page before." },
+            }),
+            &[],
+        ),
+        reading(
+            "search",
+            "Find operations",
+            "Find operations by words in their id, title, description, tags and parameter names; best first. Tolerates \
+             small typos.",
+            json!({
+                "query": { "type": "string", "description": "Words, e.g. \"read file\"." },
+                "namespace": { "type": "string", "description": "Only this namespace and those below it." },
+                "limit": { "type": "integer", "minimum": 1, "maximum": 100, "description": "Default 10." },
+            }),
+            &["query"],
+        ),
+        reading(
+            "schema",
+            "Show operations",
+            "Full specifications of operations: description, input and output JSON Schema, errors. Read it before the \
+             first `call` of an operation.",
+            json!({
+                "operationIds": { "type": "array", "items": { "type": "string" }, "minItems": 1, "maxItems": 100 },
+            }),
+            &["operationIds"],
+        ),
+        call(),
+    ]
+}
+
+fn call() -> Tool {
+    let schema = object(
+        json!({
+            "operationId": { "type": "string", "description": "Id as `list` and `search` show it; id@spoke picks one provider." },
+            "input": { "description": "The operation's input, as its inputSchema says." },
+            "timeoutMs": {
+                "type": "integer", "minimum": 1,
+                "description": "Longest wait; default 30000. A stream answers what it gave until then.",
+            },
+            "maxItems": { "type": "integer", "minimum": 1, "maximum": 1000, "description": "Of a stream; default 100." },
+            "idempotencyKey": {
+                "type": "string",
+                "description": "Calling again with the same key and input within 24 h runs nothing twice.",
+            },
+        }),
+        &["operationId"],
+    );
+    let hints = ToolAnnotations::with_title("Call an operation").read_only(false).destructive(true).open_world(true);
+    Tool::new(
+        "call",
+        "Call an operation. Answers { data, callId }, or for a stream { items, count, truncated, callId }. A failure \
+         has code, message, details and retryable; after VALIDATION_ERROR see `schema`, after OPERATION_NOT_FOUND \
+         `search`.",
+        schema,
+    )
+    .with_annotations(hints)
+}
+
+fn reading(
+    name: &'static str,
+    title: &'static str,
+    description: &'static str,
+    properties: Value,
+    required: &[&str],
+) -> Tool {
+    let hints = ToolAnnotations::with_title(title).read_only(true).idempotent(true).open_world(false);
+    Tool::new(name, description, object(properties, required)).with_annotations(hints)
+}
+
+fn object(properties: Value, required: &[&str]) -> Arc<JsonObject> {
+    let mut schema = JsonObject::new();
+    schema.insert("type".to_owned(), json!("object"));
+    schema.insert("properties".to_owned(), properties);
+    if !required.is_empty() {
+        schema.insert("required".to_owned(), json!(required));
+    }
+    schema.insert("additionalProperties".to_owned(), json!(false));
+    Arc::new(schema)
+}
+
+/// An operation that is a tool of its own.
+pub(super) struct Own {
+    pub(super) tool: Tool,
+    pub(super) operation_id: String,
+    /// Whether the tool's structured result is the operation's data itself, not `{ data }`.
+    pub(super) bare: bool,
+}
+
+/// Operations as tools, under names that are unique and that every host takes.
+pub(super) fn own(specs: Vec<OperationSpec>) -> Vec<Own> {
+    let mut taken: Vec<String> = fixed().into_iter().map(|tool| tool.name.into_owned()).collect();
+    if specs.len() > MAX_OWN {
+        tracing::warn!(operations = specs.len(), shown = MAX_OWN, "too many operations ask to be MCP tools");
+    }
+    let tool = |spec: OperationSpec| {
+        let name = unique(&spec, &taken);
+        taken.push(name.clone());
+        of_spec(name, &spec)
+    };
+    specs.into_iter().take(MAX_OWN).map(tool).collect()
+}
+
+/// What tells one set of tools from another.
+pub(super) async fn names<H: Host>(host: &H) -> Vec<String> {
+    let of = |spec: OperationSpec| format!("{} {}", spec.id(), spec.version);
+    host.tools().await.into_iter().map(of).collect()
+}
+
+fn of_spec(name: String, spec: &OperationSpec) -> Own {
+    // A tool's input is an object, whatever else its schema says.
+    let input = match &spec.input_schema {
+        Value::Object(schema) => {
+            let mut schema = schema.clone();
+            schema.entry("type").or_insert_with(|| json!("object"));
+            schema
+        }
+        _ => JsonObject::from_iter([("type".to_owned(), json!("object"))]),
+    };
+    let output = spec.output_schema.as_object().filter(|schema| schema.get("type") == Some(&json!("object")));
+    let output = output.filter(|_| spec.kind != OperationType::Subscription);
+    let description: String = spec.description.chars().take(MAX_DESCRIPTION).collect();
+    let reads = spec.kind != OperationType::Mutation;
+    let hints = ToolAnnotations::new().read_only(reads).destructive(!reads);
+    let mut tool = Tool::new(name, description, Arc::new(input)).with_annotations(hints);
+    tool.title.clone_from(&spec.title);
+    tool.output_schema = output.map(|schema| Arc::new(schema.clone()));
+    Own { bare: tool.output_schema.is_some(), tool, operation_id: spec.id() }
+}
+
+/// `_meta.mcp.name` or the id, of letters, digits, `_` and `-` only.
+fn unique(spec: &OperationSpec, taken: &[String]) -> String {
+    let asked = spec.meta.as_ref().and_then(|meta| meta.get("mcp")?.get("name")?.as_str()).map(str::to_owned);
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    let full: String = asked.unwrap_or_else(|| spec.id()).chars().map(plain).collect();
+    // The end of an id says more than its beginning.
+    let mut name = full[full.len().saturating_sub(MAX_NAME)..].to_owned();
+    let mut count = 1;
+    while taken.contains(&name) || name.is_empty() {
+        count += 1;
+        let suffix = format!("_{count}");
+        let keep = full.len().min(MAX_NAME - suffix.len());
+        name = format!("{}{suffix}", &full[full.len() - keep..]);
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(id: &str, meta: Value) -> OperationSpec {
+        let spec = json!({
+            "namespace": "", "name": "", "version": "1.0.0", "type": "query", "description": "d", "inputSchema": true,
+            "outputSchema": { "type": "object" }, "accessControl": { "requiredScopes": [] }, "_meta": meta,
+        });
+        serde_json::from_value::<OperationSpec>(spec).unwrap().with_id(id)
+    }
+
+    /// A token of common vocabularies is about four characters of JSON; three is the safe side.
+    #[test]
+    fn the_four_tools_cost_less_than_2000_tokens() {
+        let text = serde_json::to_string(&fixed()).unwrap();
+        assert!(text.len() < 3 * 2_000, "{} characters", text.len());
+        assert_eq!(fixed().iter().map(|t| t.name.as_ref()).collect::<Vec<_>>(), ["list", "search", "schema", "call"]);
+    }
+
+    #[test]
+    fn names_are_unique_and_plain() {
+        let long = format!("a.{}.{}", "b".repeat(60), "c".repeat(30));
+        let specs = vec![
+            spec("dev.laptop.read", json!({})),
+            spec("dev.laptop_read", json!({})),
+            spec("x.y", json!({"mcp": {"name": "call"}})),
+            spec(&long, json!({})),
+        ];
+        let tools = own(specs);
+        let names: Vec<&str> = tools.iter().map(|own| own.tool.name.as_ref()).collect();
+        assert_eq!(names[..3], ["dev_laptop_read", "dev_laptop_read_2", "call_2"]);
+        assert_eq!(names[3].len(), MAX_NAME);
+        assert!(tools[0].bare && tools[0].tool.input_schema["type"] == json!("object"));
+    }
+}

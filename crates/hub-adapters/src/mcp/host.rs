@@ -1,0 +1,54 @@
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use hub_operations::{AbortSignal, Answer};
+use hub_protocol::{CallError, Json, OperationSpec};
+use tokio::sync::watch;
+
+/// One caller's view of a hub: what the [`Face`](super::Face) needs of it.
+///
+/// Every call is made with the rights of that caller, so what it may not see it is not shown.
+pub trait Host: Clone + Send + Sync + 'static {
+    /// Calls an operation. A subscription answers its items.
+    ///
+    /// Dropping the future or the items gives the call up, as does `call.abort`, which also says so to all that the
+    /// call has started.
+    fn call(&self, call: HostCall) -> BoxFuture<'static, HostAnswer>;
+
+    /// The operations that ask to be tools of their own (`_meta.mcp.tool` is true) and that the caller may call now.
+    fn tools(&self) -> BoxFuture<'static, Vec<OperationSpec>> {
+        std::future::ready(Vec::new()).boxed()
+    }
+
+    /// Changes when the answer of [`Host::tools`] may have.
+    fn tools_changed(&self) -> Option<watch::Receiver<u64>> {
+        None
+    }
+}
+
+/// A call to make.
+#[derive(Clone, Default)]
+pub struct HostCall {
+    /// `namespace.name`, or `namespace.name@spoke`.
+    pub operation_id: String,
+    /// Its input.
+    pub input: Json,
+    /// Time from now on after which nobody waits any more; the hub's usual when absent. Not for a subscription: that
+    /// is read for as long as its reader likes.
+    pub timeout: Option<Duration>,
+    /// Names one execution for 24 hours.
+    pub idempotency_key: Option<String>,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    /// Fires when the MCP client cancels.
+    pub abort: AbortSignal,
+}
+
+/// What became of a call.
+pub struct HostAnswer {
+    /// The hub's id of the call, where it is known.
+    pub call_id: Option<String>,
+    /// Response envelope, items, or the error.
+    pub result: Result<Answer, CallError>,
+}

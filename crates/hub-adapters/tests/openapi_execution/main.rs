@@ -1,0 +1,439 @@
+//! Imported operations against servers that are right, wrong and hostile.
+
+mod upstream;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use hub_adapters::net::NetPolicy;
+use hub_adapters::openapi::{
+    Apply, CallLimits, ClientError, Credential, Document, OpenApiClient, OpenApiClientBuilder, Options, register,
+};
+use hub_operations::{Registry, Reply};
+use hub_protocol::{CallError, Json};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+use upstream::{Upstream, closed, json as ok_json, response};
+
+const PETSTORE: &str = include_str!("../documents/petstore.yaml");
+const FORGE: &str = include_str!("../documents/forge.json");
+const PAYMENTS: &str = include_str!("../documents/payments.yaml");
+const WEATHER: &str = include_str!("../documents/weather.yaml");
+const SECRET: &str = "hunter2-hunter2";
+
+fn builder(document: &str, url: &str) -> OpenApiClientBuilder {
+    let mut options = Options::new("api");
+    options.base_url = Some(url.parse().unwrap());
+    let import = Document::parse(document).unwrap().operations(&options).unwrap();
+    OpenApiClient::builder(import).policy(NetPolicy::private())
+}
+
+fn client(document: &str, url: &str) -> OpenApiClient {
+    builder(document, url).build().unwrap()
+}
+
+async fn call(client: &OpenApiClient, name: &str, input: Value) -> Result<Value, CallError> {
+    match client.call(&format!("api.{name}"), &input.into(), &CallLimits::default()).await? {
+        Reply::Envelope(envelope) => Ok(envelope.parse().unwrap()),
+        Reply::Value(_) | Reply::Stream(_) => panic!("no envelope"),
+    }
+}
+
+fn details(error: &CallError) -> Value {
+    error.details.as_ref().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_request_has_everything_in_its_place() {
+    let upstream = Upstream::answering(|_| ok_json("[]")).await;
+    let pets = builder(PETSTORE, &upstream.url())
+        .credential(Credential::Key { place: None, value: SECRET.into() })
+        .header("X-Tenant", "t1".into())
+        .build()
+        .unwrap();
+    call(&pets, "listPets", json!({"limit": 3, "tags": ["a b", "c&d"]})).await.unwrap();
+    let request = upstream.last();
+    assert_eq!(request.line, "GET /base/pets?limit=3&tags=a%20b,c%26d HTTP/1.1");
+    assert_eq!((request.header("x-pet-key"), request.header("x-tenant")), (Some(SECRET), Some("t1")));
+    assert_eq!(request.header("accept"), Some("application/json"));
+    call(&pets, "createPet", json!({"body": {"name": "x", "photoUrls": [], "n": 1.0}})).await.unwrap();
+    let request = upstream.last();
+    assert_eq!(
+        (request.line.as_str(), request.header("content-type")),
+        ("POST /base/pets HTTP/1.1", Some("application/json"))
+    );
+    assert_eq!(request.body, r#"{"n":1.0,"name":"x","photoUrls":[]}"#);
+    call(&pets, "deletePet", json!({"petId": 7, "reason": "old"})).await.unwrap();
+    assert_eq!(
+        (upstream.last().line.as_str(), upstream.last().header("reason")),
+        ("DELETE /base/pets/7 HTTP/1.1", Some("old"))
+    );
+    // `security: []` says that nobody needs to be known, so nobody is told.
+    call(&pets, "login", json!({"body": {"username": "u", "password": "p"}})).await.unwrap();
+    assert_eq!(upstream.last().header("x-pet-key"), None);
+    call(&pets, "post_pets_photo", json!({"petId": 7, "body": {"file": "aGVsbG8=", "caption": "hi"}})).await.unwrap();
+    let request = upstream.last();
+    assert!(request.header("content-type").unwrap().starts_with("multipart/form-data; boundary="));
+    assert!(request.body.contains("Content-Type: image/png\r\n\r\nhello\r\n"), "{}", request.body);
+
+    let pay = client(PAYMENTS, &upstream.url());
+    call(&pay, "GetCustomers", json!({"created": {"gt": 5, "lt": 9}, "expand": ["a", "b"]})).await.unwrap();
+    let wanted = "GET /base/v1/customers?created%5Bgt%5D=5&created%5Blt%5D=9&expand%5B0%5D=a&expand%5B1%5D=b HTTP/1.1";
+    assert_eq!(upstream.last().line, wanted);
+    call(&pay, "PostCustomers", json!({"body": {"email": "a@b.c", "address": {"city": "Ulm"}, "expand": ["x"]}}))
+        .await
+        .unwrap();
+    assert_eq!(upstream.last().body, "address%5Bcity%5D=Ulm&email=a%40b.c&expand%5B0%5D=x");
+}
+
+#[tokio::test]
+async fn credentials_go_where_the_document_says() {
+    let upstream = Upstream::answering(|_| ok_json("{}")).await;
+    let weather = builder(WEATHER, &upstream.url())
+        .credential(Credential::Key { place: None, value: SECRET.into() })
+        .build()
+        .unwrap();
+    let input = json!({"q": "Ulm", "bbox": [1, 2], "layers": ["a", "b"], "filter": {"x": 1}});
+    call(&weather, "get_weather", input).await.unwrap();
+    let wanted = format!("bbox=1,2&layers=a%7Cb&filter=%7B%22x%22%3A1%7D&appid={SECRET}");
+    assert_eq!(upstream.last().line, format!("GET /base/weather?q=Ulm&{wanted} HTTP/1.1"));
+    call(&weather, "get_public", json!({})).await.unwrap();
+    assert_eq!(upstream.last().line, "GET /base/public HTTP/1.1");
+
+    let pay = builder(PAYMENTS, &upstream.url())
+        .credential(Credential::Basic { user: "sk".into(), password: SECRET.into() })
+        .build()
+        .unwrap();
+    call(&pay, "DeleteCustomersCustomer", json!({"customer": "c/1"})).await.unwrap();
+    assert_eq!(upstream.last().line, "DELETE /base/v1/customers/c%2F1 HTTP/1.1");
+    assert_eq!(upstream.last().header("authorization"), Some("Basic c2s6aHVudGVyMi1odW50ZXIy"));
+
+    // A caller can't put a key or header of its own in the place of this client's.
+    let place = hub_adapters::openapi::KeyPlace::Query("q".into());
+    let taken = builder(WEATHER, &upstream.url())
+        .credential(Credential::Key { place: Some(place), value: SECRET.into() })
+        .apply(Apply::Always)
+        .build()
+        .unwrap();
+    call(&taken, "get_weather", json!({"q": "mine"})).await.unwrap();
+    assert_eq!(upstream.last().line, format!("GET /base/weather?q={SECRET} HTTP/1.1"));
+    let pets = builder(PETSTORE, &upstream.url()).header("Reason", "ours".into()).build().unwrap();
+    call(&pets, "deletePet", json!({"petId": 1, "reason": "mine"})).await.unwrap();
+    assert_eq!(upstream.last().header("reason"), Some("ours"));
+
+    let wrong = builder(WEATHER, &upstream.url()).credential(Credential::Bearer(SECRET.into()));
+    let error = wrong.build().unwrap_err();
+    assert!(matches!(error, ClientError::UnusedCredential(_)) && !format!("{error:?}").contains(SECRET));
+    let always = builder(WEATHER, &upstream.url()).credential(Credential::Bearer(SECRET.into())).apply(Apply::Always);
+    call(&always.build().unwrap(), "get_public", json!({})).await.unwrap();
+    assert_eq!(upstream.last().header("authorization"), Some(format!("Bearer {SECRET}").as_str()));
+}
+
+#[tokio::test]
+async fn an_input_can_not_leave_its_path() {
+    let upstream = Upstream::answering(|_| ok_json("{}")).await;
+    let forge = client(FORGE, &upstream.url());
+    for owner in ["..", ".", "%2e%2e", "../admin", "a/../../b", "a?x=1", "a#b", "\\..\\", "a\r\nX: y"] {
+        let result = call(&forge, "repos_get-content", json!({"owner": owner, "repo": "r", "path": "p"})).await;
+        match result {
+            Err(error) => assert_eq!(error.code, "VALIDATION_ERROR", "{owner}"),
+            Ok(_) => {
+                let line = upstream.last().line;
+                assert!(line.starts_with("GET /base/repos/") && line.ends_with("/r/contents/p HTTP/1.1"), "{line}");
+            }
+        }
+    }
+    for bad in [json!({"owner": "", "repo": "r", "path": "p"}), json!({"repo": "r"}), json!([1]), json!(null)] {
+        assert_eq!(call(&forge, "repos_get-content", bad).await.unwrap_err().code, "VALIDATION_ERROR");
+    }
+    let pets = client(PETSTORE, &upstream.url());
+    let error = call(&pets, "deletePet", json!({"petId": 1, "reason": "a\r\nX-Evil: 1"})).await.unwrap_err();
+    assert_eq!(error.code, "VALIDATION_ERROR");
+}
+
+#[tokio::test]
+async fn an_envelope_says_what_http_said() {
+    let upstream = Upstream::answering(|request| match request.line.split(' ').nth(1).unwrap() {
+        "/base/pets" => {
+            let headers = "Content-Type: application/json\r\nX-Total: 5\r\nX-Total: 6\r\nSet-Cookie: sid=1\r\nWWW-Authenticate: x\r\n";
+            response("200 OK", headers, "[{\"id\": 12345678901234567890, \"x\": 1.0}]")
+        }
+        "/base/pets/1/photo" => response("200 OK", "Content-Type: image/png\r\n", "\u{1}\u{2}"),
+        "/base/login" => response("200 OK", "Content-Type: text/plain\r\n", "token"),
+        _ => "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n".to_owned(),
+    })
+    .await;
+    let pets = client(PETSTORE, &upstream.url());
+    let Ok(Reply::Envelope(envelope)) = pets.call("api.listPets", &Json::null(), &CallLimits::default()).await else {
+        panic!("no envelope");
+    };
+    // The digits are those of the upstream.
+    assert!(
+        envelope.as_str().starts_with(r#"{"data":[{"id": 12345678901234567890, "x": 1.0}],"meta":"#),
+        "{}",
+        envelope.as_str()
+    );
+    let meta = envelope.parse::<Value>().unwrap()["meta"].clone();
+    assert_eq!(
+        (&meta["source"], &meta["statusCode"], &meta["contentType"]),
+        (&json!("http"), &json!(200), &json!("application/json"))
+    );
+    assert_eq!(meta["headers"]["x-total"], "5, 6");
+    assert!(meta["headers"].get("set-cookie").is_none() && meta["headers"].get("www-authenticate").is_none());
+    assert_eq!(call(&pets, "get_pets_photo", json!({"petId": 1})).await.unwrap()["data"], "AQI=");
+    assert_eq!(call(&pets, "login", json!({})).await.unwrap()["data"], "token");
+    let gone = call(&pets, "deletePet", json!({"petId": 1})).await.unwrap();
+    assert_eq!((&gone["data"], &gone["meta"]["statusCode"]), (&Value::Null, &json!(204)));
+}
+
+#[tokio::test]
+async fn failures_have_codes() {
+    let upstream = Upstream::answering(|request| {
+        let status = request.line.split("/pets/").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        let echo = format!("{{\"message\": \"no\", \"you\": \"{}\"}}", request.header("x-pet-key").unwrap_or_default());
+        response(&format!("{status} Nope"), "Content-Type: application/json\r\nRetry-After: 2\r\n", &echo)
+    })
+    .await;
+    let pets = builder(PETSTORE, &upstream.url())
+        .credential(Credential::Key { place: None, value: SECRET.into() })
+        .build()
+        .unwrap();
+    for (status, code, retryable) in [
+        (404, "HTTP_404", false),
+        (400, "EXECUTION_ERROR", false),
+        (401, "EXECUTION_ERROR", false),
+        (403, "EXECUTION_ERROR", false),
+        (429, "RATE_LIMITED", true),
+        (500, "EXECUTION_ERROR", false),
+    ] {
+        let error = call(&pets, "getPet", json!({"petId": status})).await.unwrap_err();
+        assert_eq!((error.code.as_str(), error.retryable), (code, retryable), "{status}");
+        let details = details(&error);
+        assert_eq!((&details["status"], &details["body"]["message"]), (&json!(status), &json!("no")), "{status}");
+        assert_eq!(details["retryAfterMs"], 2_000);
+        assert!(!format!("{error} {details}").contains(SECRET) && details["body"]["you"] == "[redacted]");
+    }
+    let error = call(&pets, "getPet", json!({"petId": 401})).await.unwrap_err();
+    assert!(error.message.contains("credentials"), "{error}");
+}
+
+#[tokio::test]
+async fn large_errors_are_cut() {
+    let upstream =
+        Upstream::answering(|_| response("500 Oops", "Content-Type: text/html\r\n", &"x".repeat(1 << 20))).await;
+    let pets = client(PETSTORE, &upstream.url());
+    let error = call(&pets, "listPets", json!({})).await.unwrap_err();
+    assert!(error.details.unwrap().size() < 20_000);
+}
+
+#[tokio::test]
+async fn reads_are_repeated_and_writes_are_not() {
+    let counter = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&counter);
+    let upstream = Upstream::answering(move |_| match count.fetch_add(1, Ordering::Relaxed) % 3 {
+        2 => ok_json("{}"),
+        _ => response("503 Busy", "Retry-After: 0\r\n", ""),
+    })
+    .await;
+    let pay = client(PAYMENTS, &upstream.url());
+    call(&pay, "GetCustomers", json!({})).await.unwrap();
+    assert_eq!(upstream.count(), 3);
+    let error = call(&pay, "PostCustomers", json!({"body": {}})).await.unwrap_err();
+    assert_eq!((error.code.as_str(), error.retryable, upstream.count()), ("EXECUTION_ERROR", true, 4));
+    counter.store(0, Ordering::Relaxed);
+    // The upstream promises to know the key again.
+    let limits = CallLimits { idempotency_key: Some("k1".into()), ..CallLimits::default() };
+    pay.call("api.PostCustomers", &json!({"body": {}}).into(), &limits).await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(
+        (upstream.count(), upstream.last().header("idempotency-key").map(str::to_owned)),
+        (7, Some("k1".to_owned()))
+    );
+}
+
+#[tokio::test]
+async fn a_wait_beyond_the_deadline_is_not_begun() {
+    let upstream = Upstream::answering(|_| response("503 Busy", "Retry-After: 60\r\n", "")).await;
+    let pay = client(PAYMENTS, &upstream.url());
+    let started = Instant::now();
+    let error = call(&pay, "GetCustomers", json!({})).await.unwrap_err();
+    assert_eq!((details(&error)["retryAfterMs"].clone(), upstream.count()), (json!(60_000), 1));
+    assert!(started.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn redirects_stay_at_home() {
+    let upstream = Upstream::answering(|request| match request.line.split(' ').nth(1).unwrap() {
+        "/base/pets" if request.line.starts_with("GET") => response("302 Found", "Location: /base/moved\r\n", ""),
+        "/base/moved" => ok_json("[1]"),
+        "/base/pets/1" => response("302 Found", "Location: http://169.254.169.254/latest\r\n", ""),
+        "/base/pets/2" => response("302 Found", "Location: /base/pets/2\r\n", ""),
+        "/base/pets/3" => response("302 Found", "Location: http://127.0.0.1:1/x\r\n", ""),
+        _ => response("307 Elsewhere", "Location: /base/moved\r\n", ""),
+    })
+    .await;
+    let pets = client(PETSTORE, &upstream.url());
+    assert_eq!(call(&pets, "listPets", json!({})).await.unwrap()["data"], json!([1]));
+    for (id, word) in [(1, "169.254.169.254"), (2, "more than 3"), (3, "not followed")] {
+        let error = call(&pets, "getPet", json!({"petId": id})).await.unwrap_err();
+        assert!(error.code == "EXECUTION_ERROR" && error.message.contains(word), "{error}");
+    }
+    let error = call(&pets, "createPet", json!({"body": {}})).await.unwrap_err();
+    assert!(error.message.contains("not followed"), "{error}");
+}
+
+#[tokio::test]
+async fn the_policy_decides_where_requests_go() {
+    let upstream = Upstream::answering(|_| ok_json("{}")).await;
+    let strict = builder(PETSTORE, &upstream.url()).policy(NetPolicy::default()).build();
+    assert!(matches!(strict, Err(ClientError::Net(_))));
+    let lacking = Document::parse("openapi: 3.0.0\npaths: {}").unwrap().operations(&Options::new("api")).unwrap();
+    assert_eq!(OpenApiClient::builder(lacking).build().unwrap_err(), ClientError::NoBase);
+    assert_eq!(upstream.count(), 0);
+}
+
+#[tokio::test]
+async fn liars_are_told_apart() {
+    let upstream = Upstream::answering(|request| match request.line.split(' ').nth(1).unwrap() {
+        "/base/pets/1" => ok_json("{oops"),
+        "/base/pets/2" => response("200 OK", "Content-Type: text/html\r\n", "<html>"),
+        "/base/pets/3" => response("200 OK", "Content-Type: application/json\r\nContent-Encoding: gzip\r\n", "\u{1f}"),
+        "/base/pets/4" => {
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{".to_owned()
+        }
+        "/base/pets/5" => "nonsense\r\n\r\n".to_owned(),
+        "/base/pets/6" => String::new(),
+        _ => response("200 OK", "Content-Type: text/plain\r\n", "{\"fine\": true}"),
+    })
+    .await;
+    let pets = client(PETSTORE, &upstream.url());
+    for (id, word) in
+        [(1, "not JSON"), (2, "text/html"), (3, "compressed"), (4, "broke off"), (5, "127.0.0.1"), (6, "127.0.0.1")]
+    {
+        let error = call(&pets, "getPet", json!({"petId": id})).await.unwrap_err();
+        assert!(error.code == "EXECUTION_ERROR" && error.message.contains(word), "{id}: {error}");
+    }
+    assert_eq!(call(&pets, "getPet", json!({"petId": 7})).await.unwrap()["data"], json!({"fine": true}));
+    drop(upstream);
+    let error = call(&pets, "createPet", json!({"body": {}})).await.unwrap_err();
+    assert!(error.message.contains("can't be reached") && error.retryable, "{error}");
+}
+
+/// 100 MB, with and without saying so.
+#[tokio::test]
+async fn a_flood_is_cut_off() {
+    let (sent, mut lengths) = mpsc::unbounded_channel();
+    let upstream = Upstream::start(move |request, mut socket| {
+        let sent = sent.clone();
+        async move {
+            let size = if request.line.contains("/1") { "Content-Length: 104857600\r\n" } else { "" };
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{size}\r\n\"");
+            let _ = socket.write_all(head.as_bytes()).await;
+            let (chunk, mut total) = (vec![b'x'; 64 * 1024], 0_usize);
+            while total < 100 << 20 && socket.write_all(&chunk).await.is_ok() {
+                total += chunk.len();
+            }
+            let _ = sent.send(total);
+        }
+    })
+    .await;
+    let pets = builder(PETSTORE, &upstream.url()).response_limit(1 << 20).build().unwrap();
+    for id in [1, 2] {
+        let error = call(&pets, "getPet", json!({"petId": id})).await.unwrap_err();
+        assert_eq!((error.code.as_str(), details(&error)["limit"].clone()), ("PAYLOAD_TOO_LARGE", json!(1 << 20)));
+        assert!(lengths.recv().await.unwrap() < 50 << 20, "the flood was read");
+    }
+}
+
+#[tokio::test]
+async fn a_hung_upstream_times_out_and_a_dropped_call_closes() {
+    let (gone, mut closings) = mpsc::unbounded_channel();
+    let upstream = Upstream::start(move |_, mut socket| {
+        let gone = gone.clone();
+        async move {
+            closed(&mut socket).await;
+            let _ = gone.send(Instant::now());
+        }
+    })
+    .await;
+    let pets = builder(PETSTORE, &upstream.url()).timeout(Duration::from_millis(150)).build().unwrap();
+    let error = call(&pets, "listPets", json!({})).await.unwrap_err();
+    assert_eq!(error.code, "TIMEOUT");
+    assert!(closings.recv().await.unwrap().elapsed() < Duration::from_millis(100));
+    let pets = client(PETSTORE, &upstream.url());
+    let dropped = tokio::time::timeout(Duration::from_millis(100), call(&pets, "listPets", json!({}))).await;
+    assert!(dropped.is_err());
+    let now = Instant::now();
+    let closing = tokio::time::timeout(Duration::from_millis(100), closings.recv()).await;
+    assert!(closing.is_ok(), "the connection is still open after {:?}", now.elapsed());
+}
+
+#[tokio::test]
+async fn events_are_streamed_and_a_dropped_stream_closes() {
+    let (gone, mut closings) = mpsc::unbounded_channel();
+    let upstream = Upstream::start(move |_, mut socket| {
+        let gone = gone.clone();
+        async move {
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\n";
+            let events = "data: {\"n\": 1}\nid: 1\n\n: heartbeat\n\nevent: note\ndata: plain\ndata: text\n\n";
+            let _ = socket.write_all(format!("{head}{events}").as_bytes()).await;
+            closed(&mut socket).await;
+            let _ = gone.send(());
+        }
+    })
+    .await;
+    let forge = client(FORGE, &upstream.url());
+    let reply = forge.call("api.activity_stream", &json!({}).into(), &CallLimits::default()).await;
+    let Ok(Reply::Stream(mut items)) = reply else { panic!("no stream") };
+    assert_eq!(items.next().await.unwrap().unwrap().as_str(), r#"{"event":"message","id":"1","data":{"n": 1}}"#);
+    assert_eq!(items.next().await.unwrap().unwrap().as_str(), r#"{"event":"note","id":"1","data":"plain\ntext"}"#);
+    assert_eq!(upstream.last().header("accept"), Some("text/event-stream"));
+    drop(items);
+    tokio::time::timeout(Duration::from_millis(100), closings.recv()).await.expect("the stream is closed");
+}
+
+#[tokio::test]
+async fn streams_end_well_and_badly() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n";
+    let upstream = Upstream::answering(move |request| match request.header("x-case").unwrap() {
+        "end" => format!("{head}Connection: close\r\n\r\ndata: 1\n\ndata: 2"),
+        "cut" => format!("{head}Content-Length: 1000\r\n\r\ndata: 1\n\n"),
+        "flood" => format!("{head}\r\ndata: {}\n\n", "x".repeat(5_000)),
+        "json" => ok_json("{\"all\": 1}"),
+        _ => response("404 None", "", ""),
+    })
+    .await;
+    let mut ends = Vec::new();
+    for case in ["end", "cut", "flood", "json"] {
+        let client =
+            builder(FORGE, &upstream.url()).header("X-Case", case.into()).response_limit(1_000).build().unwrap();
+        let reply = client.call("api.activity_stream", &json!({}).into(), &CallLimits::default()).await;
+        let Ok(Reply::Stream(items)) = reply else { panic!("no stream") };
+        let items: Vec<_> = items.collect().await;
+        ends.push(
+            items
+                .into_iter()
+                .map(|item| item.map_or_else(|e| e.code, |json| json.as_str().to_owned()))
+                .collect::<Vec<_>>(),
+        );
+    }
+    let one = r#"{"event":"message","data":1}"#;
+    // What is not ended by an empty line is no event.
+    assert_eq!(ends[0], [one]);
+    assert_eq!(ends[1], [one, "EXECUTION_ERROR"]);
+    assert_eq!(ends[2], ["PAYLOAD_TOO_LARGE"]);
+    assert_eq!(ends[3], [r#"{"event":"message","data":{"all": 1}}"#]);
+}
+
+#[tokio::test]
+async fn a_registry_serves_them_all() {
+    let upstream = Upstream::answering(|_| ok_json("[1]")).await;
+    let client = Arc::new(client(PETSTORE, &upstream.url()));
+    let registry = register(Registry::<()>::builder(), &client).build().unwrap();
+    assert_eq!(registry.specs().len(), client.operations().count());
+    let entry = registry.get("api.listPets").unwrap();
+    let Ok(Reply::Envelope(envelope)) = entry.run((), json!({}).into()).await else { panic!("no envelope") };
+    assert_eq!(envelope.parse::<Value>().unwrap()["data"], json!([1]));
+}

@@ -1,0 +1,97 @@
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{StreamExt, unfold};
+use hub_adapters::mcp::{Host, HostAnswer, HostCall};
+use hub_operations::{Answer, Items, now_ms};
+use hub_protocol::ops::hub::GetSchemas;
+use hub_protocol::{CallError, ErrorCode, OperationType, ResponseEnvelope};
+use hub_spoke::{Client, Request};
+
+/// Kinds of operations that are remembered; beyond it all are asked for again.
+const KINDS: usize = 10_000;
+
+/// A hub at the other end of a connection.
+#[derive(Clone)]
+pub(super) struct ClientHost {
+    client: Client,
+    /// Whether an operation is a stream. Kinds don't change with versions in practice; a wrong one is an error that
+    /// says so.
+    kinds: Arc<Mutex<HashMap<String, OperationType>>>,
+}
+
+impl ClientHost {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, kinds: Arc::default() }
+    }
+
+    async fn is_stream(&self, operation_id: &str) -> Result<bool, CallError> {
+        // The three that read the catalogue are asked for most.
+        if ["hub.list", "hub.search", "hub.schema"].contains(&operation_id) {
+            return Ok(false);
+        }
+        let plain = operation_id.split('@').next().unwrap_or_default().to_owned();
+        let known = self.lock().get(&plain).copied();
+        let kind = match known {
+            Some(kind) => kind,
+            None => {
+                let found = self.client.call(&GetSchemas { operation_ids: vec![plain.clone()] }).await?;
+                let missing = || CallError::new(ErrorCode::OperationNotFound, format!("no operation {plain:?}"));
+                let kind = found.operations.first().map(|spec| spec.kind).ok_or_else(missing)?;
+                let mut kinds = self.lock();
+                if kinds.len() >= KINDS {
+                    kinds.clear();
+                }
+                kinds.insert(plain, kind);
+                kind
+            }
+        };
+        Ok(kind == OperationType::Subscription)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, OperationType>> {
+        self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn answer(&self, call: HostCall) -> Result<Answer, CallError> {
+        let stream = self.is_stream(&call.operation_id).await?;
+        let mut request = self.client.request(&call.operation_id).input(call.input);
+        if let Some(key) = call.idempotency_key {
+            request = request.idempotency_key(key);
+        }
+        if let Some(trace) = call.traceparent {
+            request = request.traceparent(trace);
+        }
+        if stream {
+            return self.items(call.operation_id, request).await.map(Answer::Many);
+        }
+        if let Some(timeout) = call.timeout {
+            request = request.deadline(timeout);
+        }
+        tokio::select! {
+            biased;
+            envelope = request.envelope() => envelope.map(Answer::One),
+            // Dropping the request aborts the call at the hub.
+            () = call.abort.fired() => Err(CallError::new(ErrorCode::Aborted, "cancelled by the MCP client")),
+        }
+    }
+
+    async fn items(&self, operation_id: String, request: Request) -> Result<Items, CallError> {
+        let active = request.start().await?;
+        let items = unfold((active, operation_id), |(mut active, id)| async move {
+            let item = active.next().await?;
+            let envelope = item.map(|data| ResponseEnvelope::local(&id, now_ms(), data).to_json());
+            Some((envelope, (active, id)))
+        });
+        Ok(Items::from(items.boxed()))
+    }
+}
+
+impl Host for ClientHost {
+    fn call(&self, call: HostCall) -> BoxFuture<'static, HostAnswer> {
+        let host = self.clone();
+        async move { HostAnswer { call_id: None, result: host.answer(call).await } }.boxed()
+    }
+}

@@ -1,0 +1,393 @@
+//! `hub spoke openapi`: an HTTP API as operations.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use hub_adapters::net::NetPolicy;
+use hub_adapters::openapi::{
+    Apply, CallLimits, ClientError, Credential, Document, Import, KeyPlace, OpenApiClient, Options, SecretString, Url,
+    fetch,
+};
+use hub_protocol::DEFAULT_MESSAGE_LIMIT;
+use hub_protocol::ops::hub::{Exposure, RegisteredSpoke};
+use hub_spoke::{Context, Spoke, SpokeBuilder};
+
+use super::exec::{parse_variable, serve};
+use crate::connect::{Cx, Key};
+use crate::failure::{Failure, Result};
+use crate::output::Paint;
+use crate::time::parse_duration;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  hub spoke openapi petstore.yaml --name pets
+  hub spoke openapi https://api.example.org/openapi.json --name forge --bearer-file forge.token --only 'issues*'
+  hub spoke openapi weather.yaml --name weather --api-key-file weather.key --base-url https://eu.weather.example.org/v3
+
+Then:  hub ops list --namespace client.pets.api
+       hub call client.pets.api.getPet petId:=7";
+
+pub(super) const LONG: &str = "\
+Examples:
+  hub spoke openapi petstore.yaml --name pets
+  hub spoke openapi https://api.example.org/openapi.json --name forge --bearer-file forge.token --only 'issues*'
+  hub spoke openapi weather.yaml --name weather --api-key-file weather.key --base-url https://eu.weather.example.org/v3
+
+Each operation of the document (OpenAPI 3.0 or 3.1, JSON or YAML) becomes an operation client.NAME.NAMESPACE.OPERATION:
+GET and HEAD a query, an event stream a subscription, all else a mutation. The input has the parameters by name and the
+body under `body`; files and other bytes are base64.
+
+Credentials come from files or variables and stay here: callers, the hub and error texts never see them. They go with
+the operations that ask for them in the document, or with all where it says nothing; --auth-always sends them with all.
+
+What keeps callers from more than you offer:
+  Callers need the scope imported:NAME; --scope asks for others instead, --no-scope for none.
+  Requests go to the host of the base URL alone; redirects to another host are not followed.
+  Addresses of this machine and of private networks are refused unless --allow-private or --allow-host allows them.
+  Only --only's operations are offered: an operation that nobody needs is one that nobody can misuse.";
+
+/// Room for everything in a registration but the operations.
+const REGISTRATION_ROOM: usize = 32 * 1024;
+
+#[derive(Debug, Args)]
+pub(crate) struct OpenApiArgs {
+    /// The document: a file, or a URL that it can be read from without a key.
+    #[arg(value_name = "FILE_OR_URL")]
+    document: String,
+    /// Name of this spoke at the hub, and of the API in scopes.
+    #[arg(long)]
+    name: String,
+    /// Namespace of the operations below the spoke's.
+    #[arg(long, value_name = "WORD", default_value = "api")]
+    namespace: String,
+    /// Where requests go. Default: the document's first server.
+    #[arg(long, value_name = "URL")]
+    base_url: Option<Url>,
+    /// Value for a variable of the document's server.
+    #[arg(long, value_name = "KEY=VAL", value_parser = parse_variable)]
+    server_variable: Vec<(String, String)>,
+    /// Offer only operations of which the name or a tag is this; * is any text. Several are possible.
+    #[arg(long, value_name = "PATTERN")]
+    only: Vec<String>,
+    /// Header for every request, such as X-Tenant=42. For secrets use --header-file.
+    #[arg(long, value_name = "NAME=VAL", value_parser = parse_variable)]
+    header: Vec<(String, String)>,
+    /// Header for every request, its value in a file.
+    #[arg(long, value_name = "NAME=FILE", value_parser = parse_variable)]
+    header_file: Vec<(String, String)>,
+    /// File with a bearer token.
+    #[arg(long, value_name = "FILE")]
+    bearer_file: Option<PathBuf>,
+    /// Variable with a bearer token.
+    #[arg(long, value_name = "VARIABLE", conflicts_with = "bearer_file")]
+    bearer_env: Option<String>,
+    /// File with USER:PASSWORD.
+    #[arg(long, value_name = "FILE")]
+    basic_file: Option<PathBuf>,
+    /// File with an API key.
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+    /// Variable with an API key.
+    #[arg(long, value_name = "VARIABLE", conflicts_with = "api_key_file")]
+    api_key_env: Option<String>,
+    /// Where the API key goes, such as header:X-Key, query:key or cookie:sid. Default: where the document says.
+    #[arg(long, value_name = "PLACE:NAME", value_parser = parse_place)]
+    api_key_in: Option<KeyPlace>,
+    /// Send credentials also with operations that do not ask for them.
+    #[arg(long)]
+    auth_always: bool,
+    /// Let the API be on this machine or in a private network.
+    #[arg(long)]
+    allow_private: bool,
+    /// Host, address or network (10.1.0.0/16) that may be reached whatever it is.
+    #[arg(long, value_name = "HOST")]
+    allow_host: Vec<String>,
+    /// Scope that a caller's key needs; several: all of them. Default: imported:NAME.
+    #[arg(long, value_name = "SCOPE", conflicts_with = "no_scope")]
+    scope: Vec<String>,
+    /// Let every key of the hub call the operations.
+    #[arg(long)]
+    no_scope: bool,
+    /// Longest wait for an answer of a call without a deadline.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
+    answer_timeout: Duration,
+    /// Offer the operations under their own names, beside other providers of them.
+    #[arg(long)]
+    pooled: bool,
+    /// Type of the spoke: client, dev-env, compute or a word of your own.
+    #[arg(long, value_name = "TYPE", default_value = "client")]
+    spoke_type: String,
+    /// Most calls at once; more wait at the hub.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    max_in_flight: u32,
+}
+
+fn parse_place(text: &str) -> Result<KeyPlace, String> {
+    match text.split_once(':').filter(|(_, name)| !name.is_empty()) {
+        Some(("header", name)) => Ok(KeyPlace::Header(name.to_owned())),
+        Some(("query", name)) => Ok(KeyPlace::Query(name.to_owned())),
+        Some(("cookie", name)) => Ok(KeyPlace::Cookie(name.to_owned())),
+        _ => Err(format!("{text:?} is no place: it looks like header:X-Key, query:key or cookie:sid")),
+    }
+}
+
+pub(super) async fn run(cx: &Cx, args: OpenApiArgs) -> Result<()> {
+    let key = cx.key()?;
+    let import = crate::interruptible(import(cx, &args)).await?;
+    let client = Arc::new(client(&args, import)?);
+    let failed = |error| Failure::spoke(error, &key.origin);
+    let spoke = offered(spoke(cx, &args, &key)?, &client).build().map_err(failed)?;
+    let running = crate::interruptible(async { spoke.start().await.map_err(failed) }).await?;
+    announce(cx, &args, &client, &running.registered())?;
+    serve(cx, running).await.map_err(failed)?
+}
+
+fn policy(args: &OpenApiArgs) -> NetPolicy {
+    NetPolicy { allow_private: args.allow_private, allow_hosts: args.allow_host.clone() }
+}
+
+/// Reads the document and fits what it gives into one registration.
+async fn import(cx: &Cx, args: &OpenApiArgs) -> Result<Import> {
+    let (text, document_url) = read(args).await?;
+    let refused = |e: hub_adapters::openapi::ImportError| Failure::Usage(format!("{}: {e}", args.document));
+    let document = Document::parse(&text).map_err(refused)?;
+    let mut options = Options {
+        namespace: Some(args.namespace.clone()),
+        scopes: (args.no_scope || !args.scope.is_empty()).then(|| args.scope.clone()),
+        base_url: args.base_url.clone(),
+        server_variables: BTreeMap::from_iter(args.server_variable.iter().cloned()),
+        document_url,
+        only: args.only.clone(),
+        ..Options::new(&args.name)
+    };
+    // Thousands of definitions fit no message: what answers look like is the first to go.
+    let mut import = document.operations(&options).map_err(refused)?;
+    for limit in [4 * 1024, 1024, 0] {
+        if size(&import) + REGISTRATION_ROOM <= DEFAULT_MESSAGE_LIMIT {
+            break;
+        }
+        options.max_output_schema = limit;
+        options.max_input_schema = options.max_input_schema.min(limit.max(1024) * 4);
+        import = document.operations(&options).map_err(refused)?;
+        if limit == 0 {
+            cx.out.note("note: the document is large, so that answers are offered without their schemas; --only picks operations");
+        }
+    }
+    for skipped in &import.skipped {
+        cx.out.note(&format!("left out: {} {}: {}", skipped.method, skipped.path, skipped.reason));
+    }
+    check(args, &import)?;
+    Ok(import)
+}
+
+fn check(args: &OpenApiArgs, import: &Import) -> Result<()> {
+    if import.operations.is_empty() {
+        let why = if args.only.is_empty() { "it has no operations that can be offered" } else { "--only leaves none" };
+        return Err(Failure::Usage(format!("{}: {why}", args.document)));
+    }
+    let size = size(import);
+    if size + REGISTRATION_ROOM > DEFAULT_MESSAGE_LIMIT {
+        return Err(Failure::Usage(format!(
+            "{}: {} operations of together {size} bytes do not fit one registration; pick some with --only, by name \
+             or tag",
+            args.document,
+            import.operations.len()
+        )));
+    }
+    Ok(())
+}
+
+fn size(import: &Import) -> usize {
+    import.operations.iter().map(|one| serde_json::to_string(&one.spec).map_or(0, |text| text.len() + 1)).sum()
+}
+
+async fn read(args: &OpenApiArgs) -> Result<(String, Option<Url>)> {
+    if args.document.starts_with("http://") || args.document.starts_with("https://") {
+        let bad = |e: &dyn std::fmt::Display| Failure::Usage(format!("the document can't be got: {e}"));
+        let url = Url::parse(&args.document).map_err(|e| bad(&e))?;
+        let text = fetch(&url, &policy(args)).await.map_err(|e| match e {
+            hub_adapters::openapi::FetchError::Net(e) => Failure::Usage(allow_hint(&e.to_string())),
+            e => Failure::Local(format!("{e}; save it to a file if it needs a key")),
+        })?;
+        return Ok((text, Some(url)));
+    }
+    let text = std::fs::read_to_string(&args.document)
+        .map_err(|e| Failure::Usage(format!("cannot read the document {}: {e}", args.document)))?;
+    Ok((text, None))
+}
+
+fn allow_hint(error: &str) -> String {
+    format!("{error} (--allow-private or --allow-host HOST)")
+}
+
+fn client(args: &OpenApiArgs, import: Import) -> Result<OpenApiClient> {
+    let mut builder = OpenApiClient::builder(import)
+        .policy(policy(args))
+        .timeout(args.answer_timeout)
+        // More would not pass the hub.
+        .response_limit(DEFAULT_MESSAGE_LIMIT)
+        .apply(if args.auth_always { Apply::Always } else { Apply::AsDocumented });
+    for credential in credentials(args)? {
+        builder = builder.credential(credential);
+    }
+    for (name, value) in &args.header {
+        builder = builder.header(name, value.clone().into());
+    }
+    for (name, file) in &args.header_file {
+        builder = builder.header(name, secret_in(Path::new(file))?);
+    }
+    builder.build().map_err(|error| {
+        Failure::Usage(match &error {
+            ClientError::NoBase => format!("{error} with --base-url"),
+            ClientError::Net(net) => allow_hint(&net.to_string()),
+            ClientError::UnusedCredential(_) => format!("{error}: --auth-always does that"),
+            ClientError::Header { .. } => error.to_string(),
+        })
+    })
+}
+
+fn credentials(args: &OpenApiArgs) -> Result<Vec<Credential>> {
+    let either = |file: &Option<PathBuf>, variable: &Option<String>| match (file, variable) {
+        (Some(file), _) => secret_in(file).map(Some),
+        (None, Some(variable)) => secret_of(variable).map(Some),
+        (None, None) => Ok(None),
+    };
+    let mut found = Vec::new();
+    found.extend(either(&args.bearer_file, &args.bearer_env)?.map(Credential::Bearer));
+    let key = either(&args.api_key_file, &args.api_key_env)?;
+    if key.is_none() && args.api_key_in.is_some() {
+        return Err(Failure::Usage("--api-key-in needs --api-key-file or --api-key-env".to_owned()));
+    }
+    found.extend(key.map(|value| Credential::Key { place: args.api_key_in.clone(), value }));
+    if let Some(file) = &args.basic_file {
+        let text = read_secret(file)?;
+        let (user, password) = text
+            .split_once(':')
+            .ok_or_else(|| Failure::Usage(format!("--basic-file {}: it must hold USER:PASSWORD", file.display())))?;
+        found.push(Credential::Basic { user: user.to_owned(), password: password.to_owned().into() });
+    }
+    Ok(found)
+}
+
+fn secret_in(file: &Path) -> Result<SecretString> {
+    read_secret(file).map(SecretString::from)
+}
+
+fn read_secret(file: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Failure::Usage(format!("cannot read the secret in {}: {e}", file.display())))?;
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(Failure::Usage(format!("the file {} is empty", file.display())));
+    }
+    Ok(text.to_owned())
+}
+
+fn secret_of(variable: &str) -> Result<SecretString> {
+    let value = std::env::var_os(variable).filter(|value| !value.is_empty());
+    let value = value.ok_or_else(|| Failure::Usage(format!("the variable {variable} is not set")))?;
+    Ok(value.to_string_lossy().trim().to_owned().into())
+}
+
+fn spoke(cx: &Cx, args: &OpenApiArgs, key: &Key) -> Result<SpokeBuilder> {
+    let mut builder = Spoke::builder(&cx.globals.url, &key.secret, &args.name)
+        .spoke_type(&args.spoke_type)
+        .max_in_flight(args.max_in_flight)
+        .version(env!("CARGO_PKG_VERSION"));
+    if args.pooled {
+        builder = builder.exposure(Exposure::Pooled);
+    }
+    if let Some(pem) = cx.ca_certificate()? {
+        builder = builder.ca_certificate_pem(pem);
+    }
+    Ok(builder)
+}
+
+fn offered(mut builder: SpokeBuilder, client: &Arc<OpenApiClient>) -> SpokeBuilder {
+    for operation in client.operations() {
+        let (client, id) = (Arc::clone(client), Arc::<str>::from(operation.spec.id()));
+        builder = builder.raw(operation.spec.clone(), move |context: Context, input| {
+            let (client, id) = (Arc::clone(&client), Arc::clone(&id));
+            async move {
+                let limits = CallLimits {
+                    deadline_ms: context.deadline_ms(),
+                    idempotency_key: context.idempotency_key().map(str::to_owned),
+                    traceparent: context.traceparent().map(str::to_owned),
+                };
+                client.call(&id, &input, &limits).await
+            }
+        });
+    }
+    builder
+}
+
+fn announce(cx: &Cx, args: &OpenApiArgs, client: &OpenApiClient, registered: &RegisteredSpoke) -> Result<()> {
+    if cx.out.json {
+        return cx.out.record(registered);
+    }
+    for operation in &registered.operations {
+        cx.out.line(&format!("offering {}", cx.out.style.paint(Paint::Bold, &operation.id)))?;
+    }
+    cx.out.note(&format!("{} operations of {}", registered.operations.len(), client.base()));
+    if registered.superseded {
+        cx.out.note(&format!("an older instance of {} was closed", args.name));
+    }
+    if args.no_scope {
+        cx.out.note("note: every key of this hub may call them");
+    } else if args.scope.is_empty() {
+        cx.out.note(&format!("callers need the scope imported:{}", args.name));
+    }
+    cx.out.note("Ctrl-C ends it");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+    use crate::spoke::SpokeCommand;
+
+    fn parse(words: &[&str]) -> Option<OpenApiArgs> {
+        let cli = Cli::try_parse_from([&["hub", "spoke", "openapi"], words].concat()).ok()?;
+        match cli.command {
+            Command::Spoke(SpokeCommand::OpenApi(args)) => Some(*args),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn places_of_keys() {
+        assert_eq!(parse_place("header:X-Key"), Ok(KeyPlace::Header("X-Key".into())));
+        assert_eq!(parse_place("query:key"), Ok(KeyPlace::Query("key".into())));
+        assert!(["", "header", "header:", "body:x", "X-Key"].iter().all(|text| parse_place(text).is_err()));
+    }
+
+    #[test]
+    fn secrets_come_from_files_and_variables_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        std::fs::write(&file, "sk:hunter2\n").unwrap();
+        let file = file.to_str().unwrap();
+        let args = parse(&["d.yaml", "--name", "n", "--basic-file", file, "--api-key-file", file]).unwrap();
+        let found = credentials(&args).unwrap();
+        assert_eq!(found.len(), 2);
+        assert!(!format!("{found:?}").contains("hunter2"));
+        assert!(parse(&["d.yaml", "--name", "n", "--bearer", "hunter2"]).is_none());
+        let missing = parse(&["d.yaml", "--name", "n", "--bearer-env", "NO_SUCH_VARIABLE_HERE"]).unwrap();
+        assert!(credentials(&missing).is_err());
+        let placed = parse(&["d.yaml", "--name", "n", "--api-key-in", "query:k"]).unwrap();
+        assert!(credentials(&placed).is_err());
+    }
+
+    #[test]
+    fn scopes_and_policy() {
+        let args = parse(&["d.yaml", "--name", "n", "--allow-host", "10.0.0.0/8"]).unwrap();
+        assert_eq!(policy(&args).allow_hosts, ["10.0.0.0/8"]);
+        assert!(parse(&["d.yaml", "--name", "n", "--scope", "a", "--no-scope"]).is_none());
+    }
+}
