@@ -26,6 +26,7 @@ use hub_protocol::ops::hub::HubItem;
 use hub_protocol::{CallId, ConnectionId, HubId};
 use hub_pubsub::{Bus, BusDelivery, Connectivity, Inbox};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::hub::Hub;
@@ -71,10 +72,12 @@ struct Inner {
 }
 
 /// A call of another hub that a spoke of this one serves.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Relayed {
     connection: ConnectionId,
     home: HubId,
+    /// Ends it, if it is a stream: those have no end to wait for.
+    stop: Option<CancellationToken>,
 }
 
 impl Cluster {
@@ -114,6 +117,11 @@ impl Cluster {
     /// Calls of other hubs that run here.
     pub(crate) fn relaying(&self) -> usize {
         self.inner.relays.pin().len()
+    }
+
+    /// Ends the streams of other hubs that run here: this hub goes down.
+    pub(crate) fn stop_streams(&self) {
+        self.inner.relays.pin().values().filter_map(|r| r.stop.as_ref()).for_each(CancellationToken::cancel);
     }
 
     /// Whether the bus works.
@@ -193,7 +201,9 @@ impl Cluster {
             draining: hub.is_draining(),
             gone,
             connections: hub.sessions().len() as u64,
+            spokes: spokes.iter().filter(|s| s.is_local()).count() as u64,
             calls: hub.calls().len() as u64,
+            backlog: hub.recorder().backlog(),
             busy: busy.map(|s| (s.connection, s.in_flight())).take(MAX_BUSY).collect(),
         }
     }

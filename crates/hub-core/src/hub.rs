@@ -386,6 +386,9 @@ impl Hub {
         loop {
             // Each time anew: a read may have been admitted while the hub began to drain.
             self.cancel_reads().await;
+            if let Some(cluster) = self.cluster() {
+                cluster.stop_streams();
+            }
             self.send_idle_away();
             let relaying = self.cluster().map_or(0, Cluster::relaying);
             let idle = self.sessions().all().iter().all(|session| session.is_idle());

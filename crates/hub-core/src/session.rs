@@ -177,7 +177,8 @@ impl Session {
         if let (Some(claimed), true) = (&request.identity, believed) {
             principal.identity = Arc::new(self.impersonated(claimed));
         }
-        let kind = self.hub.kind_of(&request.operation_id, &principal.identity);
+        // An operation that is not known here is refused there, with one answer.
+        let kind = self.hub.kind_of(&principal, &request.operation_id).unwrap_or(OperationType::Query);
         Some((cluster.clone(), home, FromSpoke { parent, connection: self.id, principal, kind }))
     }
 

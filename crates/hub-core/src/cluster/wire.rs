@@ -115,7 +115,9 @@ pub(super) struct Beat {
     #[serde(default)]
     pub(super) gone: bool,
     pub(super) connections: u64,
+    pub(super) spokes: u64,
     pub(super) calls: u64,
+    pub(super) backlog: u64,
     /// Calls that run on its spokes, for the choice among providers; only those that have any.
     #[serde(default)]
     pub(super) busy: Vec<(ConnectionId, u64)>,

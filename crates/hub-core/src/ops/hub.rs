@@ -187,6 +187,7 @@ fn item(row: SpokeRow, mut operations: Vec<String>, live: Option<&SpokeConnectio
         status: if live.is_some() { SpokeStatus::Connected } else { SpokeStatus::Disconnected },
         draining: live.is_some_and(SpokeConnection::is_draining),
         instance_id: row.instance_id,
+        hub_id: row.hub_id,
         version: row.version,
         operations,
         in_flight: live.map_or(0, SpokeConnection::in_flight),

@@ -62,14 +62,6 @@ impl Hub {
         }
     }
 
-    /// What kind of operation this is for the caller; a query where nothing is known.
-    pub(crate) fn kind_of(&self, operation_id: &str, caller: &Identity) -> OperationType {
-        let request = CallRequested::new(String::new(), operation_id, Json::null());
-        let found = self.find(&request, caller).ok().map(|target| target.definition().spec().kind);
-        let plain = operation_id.split('@').next().unwrap_or_default();
-        found.or_else(|| self.directory().show(plain).map(|d| d.spec().kind)).unwrap_or(OperationType::Query)
-    }
-
     /// Looks among the hub's own operations, then in the directory.
     fn find(&self, request: &CallRequested, caller: &Identity) -> Result<Target, CallError> {
         let id = request.operation_id.as_str();
