@@ -24,11 +24,13 @@
 //! ```
 
 mod accept;
+pub mod commands;
 pub mod config;
 mod http;
 mod lock;
 mod serve;
 mod signals;
+mod supervisor;
 mod telemetry;
 mod ws;
 
