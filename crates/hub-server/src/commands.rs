@@ -66,11 +66,11 @@ async fn migrate_file(config: &Config, dry_run: bool) -> Result<Vec<String>> {
 /// When there is no such database, it lacks migrations, or reading fails.
 pub async fn verify(config: &Config, as_json: bool) -> Result<bool> {
     let store = open_to_verify(config).await?;
-    let mut line = Line::new();
+    let mut line = Line::if_long();
     let mut rows = BTreeMap::new();
     let findings = store.verify(|at: VerifyProgress| {
         rows.insert(at.table, at.rows);
-        line.show(at.table, || format!("looking at {}: {} rows", at.table, at.rows));
+        line.show("", || format!("looking at {}: {} rows", at.table, at.rows));
     });
     let findings = findings.await;
     line.end();
@@ -85,9 +85,9 @@ pub async fn verify(config: &Config, as_json: bool) -> Result<bool> {
     }
     let total: u64 = rows.values().sum();
     match findings.len() {
-        0 => println!("looked at {total} rows: nothing is wrong"),
-        n if n >= MOST_FINDINGS => println!("looked at {total} rows: {n} findings or more"),
-        n => println!("looked at {total} rows: {n} findings"),
+        0 => println!("rows: {total}; nothing is wrong"),
+        n if n >= MOST_FINDINGS => println!("rows: {total}; findings: {n} or more"),
+        n => println!("rows: {total}; findings: {n}"),
     }
     Ok(findings.is_empty())
 }
@@ -95,7 +95,8 @@ pub async fn verify(config: &Config, as_json: bool) -> Result<bool> {
 /// Opening would migrate; a check of a backup must leave it as it is.
 async fn open_to_verify(config: &Config) -> Result<Store> {
     let lacks = |names: Vec<String>| {
-        ensure!(names.is_empty(), "the database lacks migrations: {}; run `hub-server migrate` first", names.join(", "));
+        let list = names.join(", ");
+        ensure!(names.is_empty(), "the database lacks migrations: {list}; run `hub-server migrate` first");
         Ok(())
     };
     match &config.database {

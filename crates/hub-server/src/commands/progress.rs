@@ -23,6 +23,12 @@ impl Line {
         Self { terminal: std::io::stderr().is_terminal(), step: String::new(), shown_at: None }
     }
 
+    /// One that is silent elsewhere than on a terminal unless the work takes long.
+    pub(super) fn if_long() -> Self {
+        let line = Self::new();
+        Self { shown_at: (!line.terminal).then(Instant::now), ..line }
+    }
+
     /// Shows `text` unless it was just done.
     pub(super) fn show(&mut self, step: &str, text: impl FnOnce() -> String) {
         let pause = if self.terminal { REDRAW } else { REPEAT };

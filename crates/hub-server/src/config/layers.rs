@@ -62,7 +62,7 @@ pub fn command() -> Command {
 }
 
 fn arg(key: &'static Key) -> Arg {
-    let arg = Arg::new(key.name).long(key.name.replace('_', "-")).global(true);
+    let arg = Arg::new(key.name).long(key.name.replace('_', "-")).global(true).help_heading("Settings");
     let help = if key.default.is_empty() || key.switch {
         key.help.to_owned()
     } else {
