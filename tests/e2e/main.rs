@@ -4,6 +4,7 @@
 
 mod cli;
 mod crash;
+mod door;
 mod examples;
 mod hidden;
 mod hostile;
@@ -18,5 +19,6 @@ mod size;
 mod slow;
 mod smoke;
 mod spokes;
+mod sqlite;
 mod stalled;
 mod tree;

@@ -11,7 +11,9 @@ use hub_protocol::ops::events::ListEvents;
 use hub_protocol::ops::keys::{CreateKey, RevokeKey, RotateKey};
 use hub_protocol::{CallError, ErrorCode, Json, OperationSpec};
 use hub_spoke::{Client, Context as Call, Reply, RunningSpoke, Spoke};
-use hub_testkit::{HubProcess, RawPeer, TestHub, eventually, free_port, http, server_binary};
+use hub_testkit::{
+    HubProcess, RawPeer, TestHub, TestStore, database_of, eventually, free_port, http, pg_dump, server_binary,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -378,16 +380,13 @@ async fn no_secret_and_no_key_stays_in_the_store_the_log_the_record_or_a_backup(
     admin.call(&RevokeKey { id: made.key.id }).await?;
 
     let told = told(&admin).await?;
-    let copy = folder.path().join("copy.db");
-    let backup = tokio::process::Command::new(server_binary()?)
-        .arg("backup")
-        .arg("--data-dir")
-        .arg(&data)
-        .arg("--to")
-        .arg(&copy)
-        .output()
-        .await?;
-    ensure!(backup.status.success(), "{backup:?}");
+    let store = TestStore::of_run()?;
+    if store == TestStore::Sqlite {
+        let mut backup = tokio::process::Command::new(server_binary()?);
+        backup.arg("backup").arg("--data-dir").arg(&data).arg("--to").arg(folder.path().join("copy.db"));
+        let backup = backup.output().await?;
+        ensure!(backup.status.success(), "{backup:?}");
+    }
     spoke.stop().await?;
     let mut places = vec![("what the hub tells".to_owned(), told.into_bytes())];
     let mut look = |when: &str| -> Result<()> {
@@ -397,13 +396,21 @@ async fn no_secret_and_no_key_stays_in_the_store_the_log_the_record_or_a_backup(
                 places.push((format!("{file} {when}"), std::fs::read(path)?));
             }
         }
+        if store == TestStore::Postgres {
+            places.push((format!("the database {when}"), pg_dump(&database_of(&data)?)?.into_bytes()));
+        }
         Ok(())
     };
     look("while it runs")?;
     hub.signal("TERM").await?;
     hub.wait().await?;
     look("after its end")?;
-    ensure!(places.iter().any(|(place, _)| place.starts_with("data/hub.db-wal")), "there was a WAL");
+    let (looked_at, times) = match store {
+        TestStore::Sqlite => ("data/hub.db-wal", 1),
+        TestStore::Postgres => ("the database", 2),
+    };
+    let found = places.iter().filter(|(place, _)| place.starts_with(looked_at)).count();
+    ensure!(found >= times, "{looked_at} was looked at {found} times");
     let log = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
     ensure!(log.contains("DEBUG"), "the log is there: {log}");
 

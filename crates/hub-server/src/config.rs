@@ -47,7 +47,9 @@ pub const KEYS: &[Key] = &[
     key("listen", "127.0.0.1:3300", "address and port to listen on; port 0 takes a free one"),
     key("data_dir", "", "folder for the database and the admin key [default: the platform's data folder]"),
     secret("database", "postgres://… for a database that hubs share [default: a file in data_dir]"),
+    key("database_file", "", "file that holds the URL for database, so that no password is in a list of processes"),
     secret("redis", "redis://… for the bus between hubs that share a database"),
+    key("redis_file", "", "file that holds the URL for redis"),
     key("advertise", "", "URL at which others reach this hub, for lists [default: the address it listens on]"),
     key("base_path", "", "path that everything is served below, for example /hub behind a proxy"),
     key("tls_cert", "", "PEM file with the certificate chain; with tls_key turns TLS on"),
@@ -195,7 +197,7 @@ impl Config {
             listen: layers.parse("listen", "an address like 127.0.0.1:3300")?,
             data_dir: layers.data_dir()?,
             database: database(layers)?,
-            redis: optional(layers, "redis"),
+            redis: url(layers, "redis", "redis_file")?,
             advertise: optional(layers, "advertise"),
             base_path: base_path(layers)?,
             tls: tls(layers)?,
@@ -240,12 +242,29 @@ fn optional(layers: &Layered, key: &'static str) -> Option<String> {
 }
 
 fn database(layers: &Layered) -> Result<Option<String>, ConfigError> {
-    let url = optional(layers, "database");
+    let url = url(layers, "database", "database_file")?;
+    let key = if layers.text("database").is_empty() { "database_file" } else { "database" };
     match &url {
         Some(url) if !url.starts_with("postgres://") && !url.starts_with("postgresql://") => {
-            Err(layers.bad("database", "a URL like postgres://user:password@host/name"))
+            Err(layers.bad(key, "a URL like postgres://user:password@host/name"))
         }
         _ => Ok(url),
+    }
+}
+
+/// A URL that may hold a password, given as it is or as a file (of systemd, Docker or Kubernetes).
+fn url(layers: &Layered, plain: &'static str, in_file: &'static str) -> Result<Option<String>, ConfigError> {
+    let url = optional(layers, plain);
+    let Some(file) = optional(layers, in_file) else { return Ok(url) };
+    if url.is_some() {
+        let (a, b) = (layers.source(plain), layers.source(in_file));
+        return Err(ConfigError::Rule(format!("{plain} (from {a}) and {in_file} (from {b}) exclude each other")));
+    }
+    let read = std::fs::read_to_string(&file);
+    let text = read.map_err(|error| ConfigError::File { file: file.clone().into(), reason: error.to_string() })?;
+    match text.trim() {
+        "" => Err(ConfigError::File { file: file.into(), reason: format!("no URL in it, for {in_file}") }),
+        url => Ok(Some(url.to_owned())),
     }
 }
 
@@ -320,6 +339,25 @@ mod tests {
         assert_eq!(message, "listen = \"nowhere\" (from HUB_LISTEN) is not an address like 127.0.0.1:3300");
         let message = config(&[], &[], "", "listne = \"x\"").unwrap_err().to_string();
         assert!(message.contains("listne"), "{message}");
+    }
+
+    #[test]
+    fn urls_with_passwords_may_be_in_files_and_are_never_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("url");
+        let path = file.to_str().unwrap();
+        std::fs::write(&file, "postgres://hub:secret@db/hub\n").unwrap();
+        let flags = ["--database-file", path];
+        assert_eq!(config(&flags, &[], "", "").unwrap().database.unwrap(), "postgres://hub:secret@db/hub");
+        let twice = config(&flags, &[("HUB_DATABASE", "postgres://hub:secret@other/hub")], "", "").unwrap_err();
+        assert!(twice.to_string().contains("exclude each other"), "{twice}");
+        std::fs::write(&file, "mysql://hub:secret@db/hub").unwrap();
+        let wrong = [config(&flags, &[], "", ""), config(&["--database", "mysql://hub:secret@db/hub"], &[], "", "")];
+        for wrong in wrong.map(|wrong| wrong.unwrap_err().to_string()).iter().chain([&twice.to_string()]) {
+            assert!(!wrong.contains("secret"), "{wrong}");
+        }
+        std::fs::write(&file, "\n").unwrap();
+        assert!(config(&flags, &[], "", "").is_err());
     }
 
     #[test]

@@ -24,12 +24,14 @@
 //! ```
 
 mod accept;
+pub mod commands;
 pub mod config;
 mod http;
 mod lock;
 mod mcp;
 mod serve;
 mod signals;
+mod supervisor;
 mod telemetry;
 mod ws;
 

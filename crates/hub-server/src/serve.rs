@@ -19,6 +19,7 @@ use crate::http::App;
 use crate::lock::FolderLock;
 use crate::mcp;
 use crate::signals::StopRequests;
+use crate::supervisor::Supervisor;
 use crate::telemetry;
 
 /// Steps of starting, in order; `readyz` shows how far the hub is.
@@ -66,7 +67,10 @@ pub async fn run(config: Config) -> Result<bool> {
     let data_dir = config.data_dir.clone();
     // Before anything is started: who stops a hub that comes up gets an orderly end, too.
     let mut requests = StopRequests::listen()?;
+    let supervisor = Supervisor::new(config.database.is_some());
+    supervisor.status("opening the database");
     let server = start(config).await?;
+    supervisor.ready(&server.url());
     println!("hub {} listening on {}", env!("CARGO_PKG_VERSION"), server.url());
     println!("data in {}", data_dir.display());
     let key = data_dir.join("admin.key");
@@ -78,7 +82,11 @@ pub async fn run(config: Config) -> Result<bool> {
         }
     }
     println!("try:  curl -H \"Authorization: Bearer $(cat '{}')\" {}/api/operations", key.display(), server.url());
-    requests.first().await;
+    tokio::select! {
+        () = requests.first() => {}
+        () = supervisor.watch(server.hub()) => {}
+    }
+    supervisor.stopping(server.grace);
     tokio::select! {
         clean = server.stop() => Ok(clean),
         () = requests.stop_at_once() => Ok(false),
