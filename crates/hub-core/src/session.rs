@@ -9,7 +9,7 @@ use futures_util::{FutureExt, StreamExt};
 use hub_operations::{Answer, Close, Incoming, Outbox, Peer, PeerConfig, Responder, now_ms};
 use hub_protocol::{
     CallError, CallId, CallRequested, ConnectionId, Envelope, ErrorCode, Event, Fault, FaultCode, HubId, Identity,
-    Json, Violation, close,
+    Json, OperationType, Violation, close,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
