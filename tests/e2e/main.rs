@@ -8,6 +8,7 @@ mod examples;
 mod hidden;
 mod hostile;
 mod http;
+mod key_ends;
 mod keyed;
 mod observe;
 mod process;

@@ -34,9 +34,8 @@ const CUT_OFF: Duration = Duration::from_secs(1);
 /// Time for the answer to a call to be queued before its connection is closed.
 const AFTER_ANSWER: Duration = Duration::from_millis(10);
 
-/// How often retention and expiry are looked at.
+/// How often retention is looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-const EXPIRE_EVERY: Duration = Duration::from_secs(5);
 
 /// What may be set when a hub is built.
 #[derive(Debug, Clone)]
@@ -158,7 +157,6 @@ impl HubBuilder {
         let hub =
             Hub { inner: Arc::new(Inner { about, store, log, registry, directory, live, doors, recorder, tasks }) };
         hub.tasks().spawn("sweeper", sweep(hub.clone()));
-        hub.tasks().spawn("expiry", expire(hub.clone()));
         Ok(hub)
     }
 }
@@ -228,7 +226,7 @@ impl Hub {
     }
 
     /// Opens a session for a connected peer; the caller writes what the outbox's reader yields, feeds
-    /// [`Session::receive`], and calls [`Session::end`] when the connection is lost.
+    /// [`Session::receive`], closes it at [`Session::key_over`], and calls [`Session::end`] when the connection is lost.
     #[must_use]
     pub fn connect(&self, principal: Principal, outbox: Outbox) -> Arc<Session> {
         let session = Session::open(self, principal, outbox, self.inner.about.settings.peer.clone());
@@ -438,13 +436,5 @@ async fn sweep(hub: Hub) {
             Ok(swept) => tracing::debug!(calls = swept.calls, events = swept.events, "retention"),
             Err(error) => tracing::warn!(error = %chain(&error), "retention failed"),
         }
-    }
-}
-
-/// Closes connections whose key has run out.
-async fn expire(hub: Hub) {
-    loop {
-        tokio::time::sleep(EXPIRE_EVERY).await;
-        hub.sessions().expire();
     }
 }

@@ -12,6 +12,11 @@ use subtle::ConstantTimeEq;
 
 use crate::CoreError;
 
+mod life;
+
+pub use life::KeyEnd;
+use life::{Life, Lives};
+
 /// How every key begins.
 pub(crate) const PREFIX: &str = "hub_";
 
@@ -102,15 +107,20 @@ pub struct KeyInfo {
     pub account_id: AccountId,
     /// Owner's name.
     pub account: String,
-    /// When it ends, in milliseconds since the epoch.
-    pub expires_at: Option<u64>,
+    life: Arc<Life>,
 }
 
 impl KeyInfo {
-    /// Whether the key has run out.
+    /// When it ends, in milliseconds since the epoch; a rotation makes it earlier.
     #[must_use]
-    pub fn is_expired(&self, now_ms: u64) -> bool {
-        self.expires_at.is_some_and(|at| at <= now_ms)
+    pub fn expires_at(&self) -> Option<u64> {
+        self.life.expires_at()
+    }
+
+    /// Whether the key has ended since it was checked.
+    #[must_use]
+    pub fn end(&self) -> Option<KeyEnd> {
+        self.life.end()
     }
 }
 
@@ -122,7 +132,19 @@ impl Principal {
         Self { identity: Arc::new(identity), key: None }
     }
 
-    fn of(row: &KeyRow) -> Self {
+    /// Waits until the key in use is revoked or runs out; for ever when there is none. Whatever is held open for a
+    /// principal has to end then.
+    pub fn over(&self) -> impl Future<Output = KeyEnd> + Send + use<> {
+        let life = self.key.as_ref().map(|key| Arc::clone(&key.life));
+        async move {
+            match life {
+                Some(life) => life.over().await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn of(row: &KeyRow, life: Arc<Life>) -> Self {
         let identity = Identity {
             id: row.principal.clone(),
             scopes: row.scopes.clone(),
@@ -135,7 +157,7 @@ impl Principal {
             name: row.name.clone(),
             account_id: row.account_id,
             account: row.account.clone(),
-            expires_at: row.expires_at.map(Stamp::millis),
+            life,
         };
         Self { identity: Arc::new(identity), key: Some(Arc::new(key)) }
     }
@@ -161,6 +183,7 @@ struct Known {
 #[derive(Default)]
 pub(crate) struct Doorman {
     known: papaya::HashMap<String, Known>,
+    lives: Lives,
 }
 
 impl Doorman {
@@ -173,11 +196,17 @@ impl Doorman {
         let known = match known {
             Some(known) => known,
             None => {
+                // Before its row is read, so that an end which is stored in between is not missed.
+                let life = self.lives.of(id);
                 let Some(row) = store.keys().by_public_id(id).await? else { return Ok(None) };
                 if row.revoked_at.is_some() {
                     return Ok(None);
                 }
-                let known = Known { hash: row.hash.clone(), principal: Principal::of(&row), seen_at: now.millis() };
+                if let Some(at) = row.expires_at {
+                    life.expire_at(at.millis());
+                }
+                let principal = Principal::of(&row, life);
+                let known = Known { hash: row.hash.clone(), principal, seen_at: now.millis() };
                 if !bool::from(known.hash.ct_eq(&hash)) {
                     return Ok(None);
                 }
@@ -188,8 +217,8 @@ impl Doorman {
                 known
             }
         };
-        let valid = bool::from(known.hash.ct_eq(&hash))
-            && known.principal.key.as_ref().is_none_or(|k| !k.is_expired(now.millis()));
+        let valid =
+            bool::from(known.hash.ct_eq(&hash)) && known.principal.key.as_ref().is_none_or(|k| k.end().is_none());
         Ok(valid.then_some(known.principal))
     }
 
@@ -204,6 +233,16 @@ impl Doorman {
     /// Looks at the row again next time.
     pub(crate) fn forget(&self, public_id: &str) {
         self.known.pin().remove(public_id);
+    }
+
+    /// Ends what uses the key.
+    pub(crate) fn revoke(&self, public_id: &str) {
+        self.lives.of(public_id).revoke();
+    }
+
+    /// Lets what uses the key end at this time, if not before.
+    pub(crate) fn expire_at(&self, public_id: &str, at: Stamp) {
+        self.lives.of(public_id).expire_at(at.millis());
     }
 }
 

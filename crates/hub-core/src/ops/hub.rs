@@ -201,6 +201,6 @@ async fn whoami(ctx: Ctx, _: WhoAmI) -> Result<CallerIdentity, CallError> {
         identity: ctx.caller().clone(),
         key: key.map(|k| k.public_id.clone()),
         key_name: key.map(|k| k.name.clone()),
-        expires_at: key.and_then(|k| k.expires_at),
+        expires_at: key.and_then(|k| k.expires_at()),
     })
 }

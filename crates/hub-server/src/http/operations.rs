@@ -157,7 +157,7 @@ impl App {
     }
 
     /// Makes a call in a task of its own: a client that goes away then counts as gone, and the call's own
-    /// `onDisconnect` rule decides, not the moment at which its request was dropped.
+    /// `onDisconnect` rule decides, not the moment at which its request was dropped. So does one whose key ends.
     async fn run(&self, principal: &Principal, request: CallRequested) -> Called {
         let leash = Leash::default();
         let gone = leash.gone.clone().drop_guard();
@@ -168,10 +168,13 @@ impl App {
             // Nobody left to tell; the record has the result.
             let _gone = answered.send(called);
         });
-        let called = answer.await.unwrap_or_else(|_| Called {
-            call_id: None,
-            result: Err(CallError::new(ErrorCode::Overloaded, "the hub is draining")),
-        });
+        let refused = |error| Called { call_id: None, result: Err(error) };
+        let called = tokio::select! {
+            biased;
+            called = answer => called
+                .unwrap_or_else(|_| refused(CallError::new(ErrorCode::Overloaded, "the hub is draining"))),
+            end = principal.over() => return refused(end.error()),
+        };
         // From here on dropping the stream is what tells that the client is gone.
         gone.disarm();
         called
@@ -185,9 +188,9 @@ impl App {
             Ok(Answer::One(envelope)) if !stream => Ok(sse::with_call_id(json(&envelope), called.call_id)),
             Ok(Answer::One(envelope)) => {
                 let once = stream::iter([Ok(envelope)]).boxed().into();
-                Ok(sse::respond(&self.hub, once, Ok, called.call_id))
+                Ok(sse::respond(&self.hub, principal, once, Ok, called.call_id))
             }
-            Ok(Answer::Many(items)) => Ok(sse::respond(&self.hub, items, Ok, called.call_id)),
+            Ok(Answer::Many(items)) => Ok(sse::respond(&self.hub, principal, items, Ok, called.call_id)),
             Err(error) => {
                 let status = self.hub.http_status(&operation, &error);
                 Err(Problem::of(error, status, called.call_id))
@@ -225,7 +228,7 @@ impl App {
         match called.result {
             Ok(Answer::Many(items)) => {
                 let value = |envelope: Json| Ok(ResponseEnvelope::data_of(&envelope).unwrap_or_default());
-                Ok(sse::respond(&self.hub, items, value, called.call_id))
+                Ok(sse::respond(&self.hub, principal, items, value, called.call_id))
             }
             Ok(Answer::One(envelope)) => Ok(json(&envelope)),
             Err(error) => {
