@@ -20,4 +20,5 @@ mod slow;
 mod smoke;
 mod spokes;
 mod stalled;
+mod strict;
 mod tree;

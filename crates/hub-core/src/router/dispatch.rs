@@ -69,6 +69,8 @@ impl ToSpoke {
                 }
                 Err(error) => return Err(error),
             };
+            // Only now is it known how long the call has waited for a place.
+            self.live.check_deadline()?;
             let spoke = Arc::clone(&lease.provider.spoke);
             self.live.dispatched(Arc::clone(&spoke.name), spoke.connection, spoke.peer.clone());
             self.recording.running(&self.hub, &self.live).await;

@@ -1,4 +1,4 @@
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::auth::Auth;
-use super::body::{JsonBody, Params};
+use super::body::{JsonBody, Params, Segment};
 use super::{App, Problem, sse};
 
 /// Calls in one batch.
@@ -51,7 +51,7 @@ pub(crate) async fn list(
 pub(crate) async fn show(
     State(app): State<App>,
     Auth(principal): Auth,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<Response, Problem> {
     let schemas = app.typed(&principal, &GetSchemas { operation_ids: vec![id] }).await?;
     Ok(json(&Json::from_serialize(&schemas.operations.first()).unwrap_or_default()))
@@ -61,7 +61,7 @@ pub(crate) async fn show(
 pub(crate) async fn call(
     State(app): State<App>,
     Auth(principal): Auth,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     headers: HeaderMap,
     JsonBody(input): JsonBody,
 ) -> Result<Response, Problem> {
@@ -123,19 +123,29 @@ struct BatchItem {
     error: Option<Problem>,
 }
 
+impl BatchItem {
+    fn failed(problem: Problem) -> Self {
+        Self { status: problem.status(), response: None, error: Some(problem) }
+    }
+}
+
 /// `POST /api/batch`: calls run side by side, answers come in order, failures stay with their item.
 pub(crate) async fn batch(State(app): State<App>, Auth(principal): Auth, body: JsonBody) -> Result<Response, Problem> {
-    let calls: Vec<CallBody> = body.parse()?;
+    let calls: Vec<Json> = body.parse()?;
     if calls.len() > MAX_BATCH {
         return Err(Problem::invalid("", &format!("a batch has at most {MAX_BATCH} calls")));
     }
-    let answers = stream::iter(calls.into_iter().map(|call| app.batched(&principal, call.into_request())));
+    let answers = stream::iter(calls.into_iter().map(|call| app.batched(&principal, call)));
     let items: Vec<BatchItem> = answers.buffered(BATCH_PARALLEL).collect().await;
     Ok(json(&Json::from_serialize(&items).unwrap_or_default()))
 }
 
 impl App {
-    async fn batched(&self, principal: &Principal, request: CallRequested) -> BatchItem {
+    async fn batched(&self, principal: &Principal, call: Json) -> BatchItem {
+        let request = match call.read::<CallBody>() {
+            Ok(call) => call.into_request(),
+            Err(at) => return BatchItem::failed(Problem::invalid(&at.path, &at.message)),
+        };
         let operation = request.operation_id.clone();
         let called = self.run(principal, request).await;
         let result = match called.result {
@@ -150,8 +160,7 @@ impl App {
             Ok(envelope) => BatchItem { status: 200, response: Some(envelope), error: None },
             Err(error) => {
                 let status = self.hub.http_status(&operation, &error);
-                let problem = Problem::of(error, status, called.call_id);
-                BatchItem { status: problem.status(), response: None, error: Some(problem) }
+                BatchItem::failed(Problem::of(error, status, called.call_id))
             }
         }
     }
