@@ -15,6 +15,9 @@ use crate::{CoreError, Principal, redact};
 /// How long a rotated key goes on working unless told otherwise, in milliseconds.
 const OVERLAP_MS: u64 = 24 * 3600 * 1000;
 
+/// Longest scope, in bytes.
+const MAX_SCOPE: usize = 200;
+
 /// Most scopes and resources of one key.
 const MAX_RIGHTS: usize = 200;
 
@@ -39,6 +42,7 @@ pub(crate) async fn make_first<E: From<CoreError>>(
 }
 
 async fn create(ctx: Ctx, params: CreateKey) -> Result<CreatedKey, CallError> {
+    check_form(&params)?;
     check_rights(ctx.caller(), &params)?;
     let account = account(&ctx, params.account.as_deref()).await?;
     let key = NewKey::generate()?;
@@ -107,6 +111,19 @@ async fn list(ctx: Ctx, params: ListKeys) -> Result<Keys, CallError> {
     let ended = params.include_ended == Some(true);
     let rows = ctx.hub().store().keys().list(ended, Stamp::now()).await.map_err(CoreError::from)?;
     Ok(Keys { keys: rows.into_iter().map(item).collect() })
+}
+
+/// What no operation could ever ask for, and a key that opens nothing, are slips of whoever makes the key.
+fn check_form(params: &CreateKey) -> Result<(), CoreError> {
+    let fits = |scope: &String| (1..=MAX_SCOPE).contains(&scope.len()) && scope.bytes().all(|b| b.is_ascii_graphic());
+    if let Some(scope) = params.scopes.iter().find(|scope| !fits(scope)) {
+        let message = format!("{scope:?} is no scope: 1 to {MAX_SCOPE} ASCII letters without blanks");
+        return Err(CoreError::Invalid(message));
+    }
+    if params.expires_at.is_some_and(|at| at <= Stamp::now().millis()) {
+        return Err(CoreError::Invalid("expiresAt is not in the future".into()));
+    }
+    Ok(())
 }
 
 /// A key can't grant what its maker lacks.
