@@ -90,7 +90,7 @@ async fn a_resource_opens_itself_and_nothing_else() -> Result<()> {
     }
     // A member that comes twice must not be read in two ways by hub and spoke.
     let twice = Json::from_text(r#"{"projectId":"p1","projectId":"p2"}"#)?;
-    assert_eq!(code(one.call_raw("demo.write", twice).await), "ACCESS_DENIED");
+    assert_eq!(code(one.call_raw("demo.write", twice).await), "VALIDATION_ERROR");
     spoke.stop().await?;
     Ok(())
 }
@@ -108,7 +108,9 @@ async fn nobody_grants_what_it_lacks() -> Result<()> {
         (&["b:*"], json!(null), "ACCESS_DENIED"),
         (&["b:write"], json!(null), "ACCESS_DENIED"),
         (&["hub:impersonate"], json!(null), "ACCESS_DENIED"),
-        (&[""], json!(null), "ACCESS_DENIED"),
+        (&[""], json!(null), "VALIDATION_ERROR"),
+        (&["a:x y"], json!(null), "VALIDATION_ERROR"),
+        (&["a:\u{e9}"], json!(null), "VALIDATION_ERROR"),
         (&[], json!({"project:p1": ["write", "delete"]}), "ACCESS_DENIED"),
         (&[], json!({"project:*": ["write"]}), "ACCESS_DENIED"),
     ] {
@@ -135,8 +137,10 @@ async fn unknown_wrong_expired_and_revoked_keys_are_refused_in_the_same_words() 
     let admin = hub.client().await?;
     let revoked = admin.call(&create(&[], json!(null))).await?;
     admin.call(&RevokeKey { id: revoked.key.id }).await?;
-    let expired = CreateKey { expires_at: Some(now_ms() - 1), ..create(&[], json!(null)) };
-    let expired = admin.call(&expired).await?.secret;
+    let expiring = |at| CreateKey { expires_at: Some(at), ..create(&[], json!(null)) };
+    assert_eq!(code(admin.call(&expiring(now_ms())).await), "VALIDATION_ERROR");
+    let expired = admin.call(&expiring(now_ms() + 300)).await?.secret;
+    tokio::time::sleep(Duration::from_millis(300)).await;
     let good = admin.call(&create(&[], json!(null))).await?.secret;
     let wrong = format!("{}{}", &good[..good.len() - 1], if good.ends_with('x') { 'y' } else { 'x' });
     let unknown = format!("hub_{}_{}", "A".repeat(10), "b".repeat(43));
@@ -200,8 +204,6 @@ async fn a_key_that_runs_out_ends_its_open_connection_too() -> Result<()> {
         Ok((knock(&hub, &key, "/api/operations").await?.0 == 401).then_some(()))
     })
     .await?;
-    // At its next call, or within 5 s without one.
-    peer.request("2", "hub.whoami", json!({})).await?;
     assert_eq!(peer.closed().await?.code, 4001);
     Ok(())
 }

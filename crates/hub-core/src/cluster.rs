@@ -146,8 +146,8 @@ impl Cluster {
     }
 
     /// Tells the others that a key changed.
-    pub(crate) async fn key_changed(&self, id: hub_protocol::KeyId, public_id: &str, revoked: bool) {
-        self.hint(&Hint::Key { id, public_id: public_id.to_owned(), revoked }).await;
+    pub(crate) async fn key_changed(&self, public_id: &str) {
+        self.hint(&Hint::Key { public_id: public_id.to_owned() }).await;
     }
 
     async fn hint(&self, hint: &Hint) {
@@ -307,11 +307,14 @@ impl Cluster {
                 let (cluster, hub) = (self.clone(), hub.clone());
                 hub.clone().tasks().spawn("cluster spoke", async move { cluster.refresh(&hub, &name).await });
             }
-            Hint::Key { id, public_id, revoked } => {
-                hub.doorman().forget(&public_id);
-                if revoked {
-                    hub.sessions().revoke(id);
-                }
+            Hint::Key { public_id } => {
+                let hub = hub.clone();
+                hub.clone().tasks().spawn("cluster key", async move {
+                    if let Err(error) = hub.doorman().look_at(hub.store(), &public_id).await {
+                        // The look at all keys makes up for it.
+                        tracing::warn!(error = %crate::error::chain(&error), "a changed key was not looked at");
+                    }
+                });
             }
         }
     }

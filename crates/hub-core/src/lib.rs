@@ -53,7 +53,7 @@ pub use cluster::ClusterOptions;
 pub use ctx::Ctx;
 pub use error::CoreError;
 pub use hub::{FirstKey, Hub, HubBuilder, Settings};
-pub use key::{KeyInfo, Principal};
+pub use key::{KeyEnd, KeyInfo, Principal};
 pub use ops::catalogue;
 pub use router::{Called, Caller, Leash};
 pub use session::Session;

@@ -34,6 +34,9 @@ pub(crate) enum LogItem {
     Event(EventRow),
     /// Events from `from` to `to` are past retention.
     Gap { from: u64, to: u64 },
+    /// The log ends at `last`, before the position `asked` for: it is another one, such as a restored copy. What follows
+    /// is what comes after `last`.
+    Shorter { last: u64, asked: u64 },
     /// All that was stored has been given; what follows is live.
     CaughtUp,
 }
@@ -115,6 +118,11 @@ impl Reader {
                 let from = self.position + 1;
                 self.position = trimmed;
                 return Ok(LogItem::Gap { from, to: trimmed });
+            }
+            let last = self.log.last().await?;
+            if self.position > last {
+                let asked = std::mem::replace(&mut self.position, last);
+                return Ok(LogItem::Shorter { last, asked });
             }
         }
         loop {

@@ -6,7 +6,9 @@ use futures_util::stream;
 use futures_util::{FutureExt, StreamExt};
 use hub_operations::{End, Items, Pending, until};
 use hub_protocol::ops::calls::{AbortMode, AbortOutcome, CallEventKind, Receipt};
-use hub_protocol::{CallError, CallId, CallRequested, ErrorCode, Json, OnDisconnect, OperationType, ResponseEnvelope};
+use hub_protocol::{
+    CallError, CallId, CallRequested, ErrorCode, Json, MAX_NESTING, OnDisconnect, OperationType, ResponseEnvelope,
+};
 use tokio::time::{Instant, Sleep};
 
 use super::dispatch::{Source, ToSpoke, disconnected, one, start_own};
@@ -139,7 +141,9 @@ impl Run {
         self.prefer = spoke.map(Into::into);
     }
 
-    pub(super) fn check_budget(&self) -> Result<(), CallError> {
+    /// Whether there is time and money left.
+    pub(super) fn check_terms(&self) -> Result<(), CallError> {
+        self.live.check_deadline()?;
         match self.live.budget {
             Some(left) if left <= 0 => {
                 Err(CallError::new(ErrorCode::BudgetExceeded, "the call tree has no money left")
@@ -219,6 +223,10 @@ impl Run {
         if !matches!(self.source, Source::New) {
             return;
         }
+        if let Err(late) = self.live.check_deadline() {
+            self.source = Source::Starting(std::future::ready(Err(late)).boxed());
+            return;
+        }
         self.source = match (&self.live.rerun, &self.target) {
             // What leaves no record can't be answered from one.
             (Some(rerun), _) if self.live.parent.is_some() && self.recording.is_on() && rerun.covers(&self.live) => {
@@ -290,8 +298,7 @@ impl Run {
             }
             Step::CallerGone => Some(Err(self.abort_all(Abort::now("the caller's connection was lost"), None).await.1)),
             Step::Deadline => {
-                let error = CallError::new(ErrorCode::Timeout, "the deadline has passed")
-                    .with_details(&serde_json::json!({ "deadline": self.live.deadline }));
+                let error = self.live.timeout();
                 Some(Err(self.abort_all(Abort::now("the deadline has passed"), Some(error)).await.1))
             }
             Step::Idle => {
@@ -307,6 +314,11 @@ impl Run {
             let error = CallError::new(ErrorCode::ExecutionError, "the response is not a response envelope");
             return Some(Err(self.abort_all(Abort::now("malformed response"), Some(error)).await.1));
         };
+        if data.nests_deeper_than(MAX_NESTING) {
+            let message = format!("the response nests deeper than {MAX_NESTING} levels");
+            let error = CallError::new(ErrorCode::ExecutionError, message);
+            return Some(Err(self.abort_all(Abort::now("malformed response"), Some(error)).await.1));
+        }
         self.items += 1;
         self.check_output(&data);
         if self.kind() != OperationType::Subscription {
@@ -359,7 +371,8 @@ impl Run {
         None
     }
 
-    async fn fail(&mut self, error: CallError) -> CallError {
+    async fn fail(&mut self, mut error: CallError) -> CallError {
+        error.details = error.details.filter(|details| !details.nests_deeper_than(MAX_NESTING));
         let outcome = if error.is(ErrorCode::Aborted) { AbortOutcome::Stopped } else { AbortOutcome::AlreadyFinished };
         self.finish(Err(error.clone()), outcome).await;
         error

@@ -285,7 +285,7 @@ wire! {
         /// Version of its program.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         version: Option<String>,
-        /// Hub-wide ids of what it offers, active or not.
+        /// Hub-wide ids of what it offers now; of a disconnected spoke, of all that it ever offered.
         operations: Vec<String>,
         /// Calls running on it now.
         in_flight: u64,
