@@ -376,8 +376,10 @@ impl Hub {
 
     /// Spokes stay while calls run, since those may yet call them.
     fn send_idle_away(&self) {
-        // In a cluster they are as well called at the next hub.
-        let running = !self.calls().is_empty() && self.cluster().is_none();
+        // In a cluster they are as well called at the next hub, if there is one that stays.
+        let leaves = |hub: &HubItem| hub.hub_id == self.id() || hub.draining;
+        let alone = self.cluster().is_none_or(|cluster| cluster.hubs(self).iter().all(leaves));
+        let running = !self.calls().is_empty() && alone;
         self.send_away(|session| session.is_idle() && !(running && session.spoke().is_some()));
     }
 

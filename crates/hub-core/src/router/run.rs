@@ -27,6 +27,9 @@ use crate::redact::{self, Kept};
 /// Items of one stream that are recorded; later ones are only counted.
 const RECORDED_ITEMS: u64 = 1_000;
 
+/// How long the record of a call may take that ends just before its deadline.
+const RECORD: Duration = Duration::from_secs(1);
+
 /// Times a call may find that its spoke has moved to another hub.
 const MAX_MOVES: u32 = 4;
 
@@ -57,6 +60,8 @@ pub(crate) struct Run {
     /// Whether the caller no longer listens.
     orphaned: bool,
     finished: bool,
+    /// Whether its end, which had to be stored before it is told, was not by its deadline.
+    unrecorded: bool,
 }
 
 /// A timer that may not be set. One per call, re-armed in place.
@@ -106,6 +111,7 @@ impl Run {
             last: Kept::default(),
             orphaned: false,
             finished: false,
+            unrecorded: false,
         }
     }
 
@@ -324,7 +330,7 @@ impl Run {
         if self.kind() != OperationType::Subscription {
             let kept = redact::output(self.live.gives.as_deref(), &data);
             self.finish(Ok((envelope.clone(), kept)), AbortOutcome::AlreadyFinished).await;
-            return Some(Ok(envelope));
+            return Some(if self.unrecorded { Err(unrecorded(self.live.id)) } else { Ok(envelope) });
         }
         if let (Some(idle), Some(ms)) = (self.idle.as_mut(), self.terms.idle_ms) {
             idle.as_mut().reset(Instant::now() + Duration::from_millis(ms));
@@ -517,7 +523,16 @@ impl Run {
         // What acknowledges an effect is stored before it is said.
         let acknowledges = keyed || self.kind() == OperationType::Mutation;
         let written = if acknowledges {
-            self.hub.recorder().committed(change).await
+            let committed = self.hub.recorder().committed(change);
+            // Nobody hangs on a store that is away: the change stays in the recorder's queue, its caller is told that
+            // nothing is known.
+            match tokio::time::timeout(live.deadline.map_or(Duration::MAX, until).max(RECORD), committed).await {
+                Ok(written) => written,
+                Err(_) => {
+                    self.unrecorded = true;
+                    return;
+                }
+            }
         } else {
             self.hub.recorder().write(change).await
         };
@@ -551,6 +566,7 @@ impl Run {
             last: std::mem::take(&mut self.last),
             orphaned: self.orphaned,
             finished: std::mem::replace(&mut self.finished, true),
+            unrecorded: self.unrecorded,
         }
     }
 }
@@ -578,6 +594,11 @@ impl Drop for Run {
             }
         });
     }
+}
+
+fn unrecorded(call: CallId) -> CallError {
+    CallError::new(ErrorCode::Timeout, "the call has ended, but its record could not be written by the deadline")
+        .with_details(&serde_json::json!({ "callId": call }))
 }
 
 async fn expired(timer: &mut Timer) {
