@@ -54,7 +54,7 @@ fn section(out: &mut String, section: &Section) {
         let parts: Vec<&str> = columns.iter().map(|c| row[*c].as_str()).collect();
         format!("| {} |\n", parts.join(" | "))
     };
-    let rules: Vec<&str> = columns.iter().map(|c| if is_number(**c) { "---:" } else { "---" }).collect();
+    let rules: Vec<&str> = columns.iter().map(|c| if is_number(*c) { "---:" } else { "---" }).collect();
     out.push_str(&format!("\n## {}\n\n{}\n\n", section.title, wrapped(section.how)));
     if !rows.is_empty() {
         out.push_str(&line(&HEADS.map(str::to_owned)));

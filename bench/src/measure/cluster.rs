@@ -84,7 +84,7 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Section> {
         systems.retain(|system| !system.is_nats());
         missing.push("nats-server is not installed: no comparison with it".into());
     }
-    let mut figures = latencies(&turns(bench, &mut pair, &systems, Load::Calls(1, 1)).await?);
+    let mut figures = latencies(&mut turns(bench, &mut pair, &systems, Load::Calls(1, 1)).await?);
     for lanes in [1, 8] {
         let turns = turns(bench, &mut pair, &systems, Load::Calls(64, lanes)).await?;
         let case = format!("64 in flight over {lanes} connection{}", if lanes == 1 { "" } else { "s" });
@@ -192,15 +192,15 @@ fn rate(system: System, case: &str, unit: &'static str, turns: &[Turn]) -> Figur
 }
 
 /// One at a time, and what crossing adds to it.
-fn latencies(turns: &Turns) -> Vec<Figure> {
+fn latencies(turns: &mut Turns) -> Vec<Figure> {
     let mut figures = Vec::new();
     for (part, name) in [(0.5, "p50"), (0.99, "p99")] {
-        let of = |(system, turns): &(System, Vec<Turn>)| {
-            let runs = turns.iter().map(|turn| turn.tally.micros(part)).collect();
+        let of = |(system, turns): &mut (System, Vec<Turn>)| {
+            let runs = turns.iter_mut().map(|turn| turn.tally.micros(part)).collect();
             let case = format!("one at a time, {name}");
             Figure { runs, cpu: cpu(turns), ..Figure::new(case, system.name(), "µs", Better::Less) }
         };
-        let here: Vec<Figure> = turns.iter().map(of).collect();
+        let here: Vec<Figure> = turns.iter_mut().map(of).collect();
         let added = |one: System, two: System| {
             let find = |system: System| here.iter().find(|figure| figure.system == system.name());
             let runs = find(two)?.runs.iter().zip(&find(one)?.runs).map(|(two, one)| two - one).collect();
