@@ -98,16 +98,19 @@ impl Json {
     /// # Errors
     /// The place (JSON Pointer) and the reason.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, Violation> {
-        let mut text = serde_json::Deserializer::from_slice(&self.0);
-        serde_path_to_error::deserialize(&mut text)
-            .map_err(|e| Violation { path: pointer(e.path()), message: describe(e.inner()) })
+        self.parse().or_else(|_| {
+            // Once more, since keeping track of the place would slow down what fits.
+            let mut text = serde_json::Deserializer::from_slice(&self.0);
+            serde_path_to_error::deserialize(&mut text)
+                .map_err(|e| Violation { path: pointer(e.path()), message: describe(e.inner()) })
+        })
     }
 
     /// Whether arrays and objects stand in each other more than `levels` deep. Looks at the text only.
     #[must_use]
     pub fn nests_deeper_than(&self, levels: usize) -> bool {
-        // Each level has two brackets.
-        if self.0.len() <= 2 * levels {
+        // The usual large value is long texts or short rows; what has few brackets needs no closer look.
+        if memchr::memchr2_iter(b'[', b'{', &self.0).nth(levels).is_none() {
             return false;
         }
         let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);

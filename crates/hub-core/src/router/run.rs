@@ -320,7 +320,8 @@ impl Run {
             let error = CallError::new(ErrorCode::ExecutionError, "the response is not a response envelope");
             return Some(Err(self.abort_all(Abort::now("malformed response"), Some(error)).await.1));
         };
-        if data.nests_deeper_than(MAX_NESTING) {
+        // The envelope is one level more.
+        if envelope.nests_deeper_than(MAX_NESTING + 1) {
             let message = format!("the response nests deeper than {MAX_NESTING} levels");
             let error = CallError::new(ErrorCode::ExecutionError, message);
             return Some(Err(self.abort_all(Abort::now("malformed response"), Some(error)).await.1));
