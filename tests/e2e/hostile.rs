@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use hub_testkit::{Closed, HubProcess, RawPeer, TestHub, eventually, free_port};
+use hub_testkit::{Closed, HubProcess, RawPeer, TestHub, free_port};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_tungstenite::tungstenite::Message;
