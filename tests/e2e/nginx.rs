@@ -127,13 +127,11 @@ fn start_nginx(home: &Path, hub_port: u16, port: u16) -> Result<Child> {
     let place = folder.to_str().context("text")?;
     let temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let temp: String = temp.iter().map(|name| format!("{name}_temp_path {place}/{name};\n")).collect();
+    // One process: workers would outlive a master that is killed, and those of a root's run as somebody else.
     let main = format!(
-        "daemon off;\npid {place}/pid;\nerror_log {place}/error.log;\nworker_processes 1;\n\
+        "daemon off;\nmaster_process off;\npid {place}/pid;\nerror_log {place}/error.log;\n\
          events {{ worker_connections 256; }}\nhttp {{\naccess_log off;\n{temp}include {place}/hub.conf;\n}}\n"
     );
-    // Workers of a root's nginx run as somebody else, who could not reach the folder.
-    let root = std::process::Command::new("id").arg("-u").output()?.stdout.trim_ascii() == b"0";
-    let main = if root { format!("user root;\n{main}") } else { main };
     std::fs::write(folder.join("nginx.conf"), main)?;
     let mut nginx = Command::new(nginx()?);
     nginx.args(["-p", place, "-c", "nginx.conf", "-e", "error.log"]);
