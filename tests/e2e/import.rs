@@ -32,13 +32,13 @@ impl Move {
         self.home.path()
     }
 
-    /// A hub over `data`, whatever the store of this test run.
-    async fn hub(&self, flags: &[&str]) -> Result<HubProcess> {
+    /// A hub over `folder`, whatever the store of this test run.
+    async fn hub(&self, folder: &str, flags: &[&str]) -> Result<HubProcess> {
         let port = free_port()?;
         let mut starting = command(server_binary()?, self.path());
-        starting.args(["--data-dir", "data", "--listen", &format!("127.0.0.1:{port}")]).args(flags);
+        starting.args(["--data-dir", folder, "--listen", &format!("127.0.0.1:{port}")]).args(flags);
         starting.stdout(Stdio::null());
-        HubProcess::start_from(&mut starting, &self.path().join("data"), port).await
+        HubProcess::start_from(&mut starting, &self.path().join(folder), port).await
     }
 
     async fn run(&self, words: &[&str]) -> Result<Ran> {
@@ -68,7 +68,7 @@ fn all() -> ListEvents {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grown_hub_moves_into_postgres_and_nothing_is_lost() -> Result<()> {
     let moved = Move::set_up()?;
-    let hub = moved.hub(&[]).await?;
+    let hub = moved.hub("data", &[]).await?;
     let key = hub.admin_key()?;
     let client = Client::connect(&hub.url(), &key).await?;
     for n in 0..20 {
@@ -97,9 +97,9 @@ async fn a_grown_hub_moves_into_postgres_and_nothing_is_lost() -> Result<()> {
         assert!(ran.out.contains("nothing is wrong") && ran.err.is_empty(), "{ran:?}");
     }
 
-    let hub = moved.hub(&["--database-file", "url"]).await?;
+    let hub = moved.hub("other", &["--database-file", "url"]).await?;
     let client = Client::connect(&hub.url(), &key).await?;
-    assert_eq!(client.call(&WhoAmI {}).await?.principal, me.principal);
+    assert_eq!(client.call(&WhoAmI {}).await?.key, me.key);
     let after = client.call(&all()).await?.events;
     let told = |events: &[_]| -> Result<Vec<String>> { events.iter().map(|e| Ok(serde_json::to_string(e)?)).collect() };
     assert_eq!(told(&after[..before.len()])?, told(&before)?);
@@ -113,7 +113,7 @@ async fn a_grown_hub_moves_into_postgres_and_nothing_is_lost() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_that_was_killed_goes_on() -> Result<()> {
     let moved = Move::set_up()?;
-    stop(moved.hub(&[]).await?).await?;
+    stop(moved.hub("data", &[]).await?).await?;
     let store = Store::open_sqlite(&moved.path().join("data/hub.db"), SqliteOptions::default()).await?;
     for _ in 0..40 {
         let payload = Json::from_serialize(&json!({ "text": "x".repeat(100) }))?;
@@ -163,7 +163,7 @@ async fn verify_finds_what_is_missing_and_migrate_says_what_it_did() -> Result<(
     let ran = moved.run(&["migrate", "--database-file", "url"]).await?;
     assert!(ran.out.contains("up to date"), "{ran:?}");
 
-    let hub = moved.hub(&["--database-file", "url"]).await?;
+    let hub = moved.hub("other", &["--database-file", "url"]).await?;
     let client = Client::connect(&hub.url(), &hub.admin_key()?).await?;
     for _ in 0..3 {
         let kind = "made".to_owned();

@@ -83,12 +83,13 @@ impl EventLog {
         after: Option<u64>,
         root: Option<CallId>,
     ) -> Result<impl Stream<Item = Result<LogItem, CoreError>> + Send + use<>, CoreError> {
-        // Subscribed before looking, so that what is stored in between leaves a hint.
-        let hints = self.target.subscribe(GROWN).await?;
+        // First of all: "now" is when this was asked for, and subscribing may take a way to another server and back.
         let position = match after {
             Some(after) => after,
             None => self.last().await?,
         };
+        // Subscribed before the reader looks, so that what is stored in between leaves a hint.
+        let hints = self.target.subscribe(GROWN).await?;
         let reader =
             Reader { log: self.clone(), hints, root, position, ready: VecDeque::new(), started: false, idle: false };
         Ok(stream::try_unfold(reader, |mut reader| async move {
