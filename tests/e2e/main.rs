@@ -3,18 +3,23 @@
 #![expect(clippy::print_stdout, reason = "what a test has measured is worth a line")]
 
 mod cli;
+mod cluster;
 mod crash;
 mod door;
 mod examples;
 mod hidden;
 mod hostile;
 mod http;
+mod import;
 mod key_ends;
 mod keyed;
+mod mcp;
+mod nginx;
 mod observe;
 mod process;
 mod resume;
 mod rights;
+mod service;
 mod shutdown;
 mod size;
 mod slow;

@@ -257,6 +257,16 @@ impl Peer {
         self.inner.outbox.push(encode(event, IdStyle::Empty));
     }
 
+    /// As [`Peer::close`], where the other side has said that it took nothing it has not answered: calls without a
+    /// response have not begun.
+    pub fn close_refused(&self) {
+        let pending: Vec<_> = self.lock().pending.values().cloned().collect();
+        for slot in pending {
+            slot.refuse();
+        }
+        self.close();
+    }
+
     /// Ends everything on this connection: what this side waits for fails, what it serves is told.
     pub fn close(&self) {
         let pending = {

@@ -109,6 +109,10 @@ pub async fn start(config: Config) -> Result<Server> {
     let lock = FolderLock::take(&config.data_dir)?;
     progress.reached(1);
     let store = open_store(&config).await?;
+    anyhow::ensure!(
+        !store.is_half_copied().await?,
+        "the database is half of an import that was not finished: run `hub-server import` again first"
+    );
     progress.reached(2);
     // Bound before the hub is up, so that it can tell the others its address; nobody is accepted yet.
     let listener = TcpListener::bind(config.listen).await.with_context(|| {

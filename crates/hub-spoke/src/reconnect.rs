@@ -181,6 +181,7 @@ impl<'a> Supervisor<'a> {
         let driving = drive(socket, &peer, queue, shared.liveness, shared.dialer.message_limit);
         tokio::pin!(driving);
         let entering = shared.role.enter(peer.clone());
+        let mut refused = false;
         let next = tokio::select! {
             ended = &mut driving => self.after(ended),
             entered = entering => match entered {
@@ -190,6 +191,8 @@ impl<'a> Supervisor<'a> {
                     if began.elapsed() >= SETTLED {
                         self.attempt = 0;
                     }
+                    // A hub that drains answers what it has taken before it says so, and takes nothing more.
+                    refused = matches!(&ended, Ended::ByHub { code, .. } if *code == close::GOING_AWAY);
                     self.after(ended)
                 }
                 Err(error) => self.refused(error, tokio::time::timeout(EXPLAINING, &mut driving).await.ok()),
@@ -198,7 +201,11 @@ impl<'a> Supervisor<'a> {
         };
         // First the link, so that no new call takes this connection.
         shared.link.send_replace(Link::Down);
-        peer.close();
+        if refused {
+            peer.close_refused();
+        } else {
+            peer.close();
+        }
         next
     }
 

@@ -28,7 +28,8 @@ async fn asks(client: &Client, operation: &str) -> Result<String, CallError> {
 async fn a_hub_without_the_bus_serves_what_is_local_and_says_so() -> Result<()> {
     for wire in [Wire::Down, Wire::Silent] {
         let bed = Bed::start(2).await?;
-        let (_here, _there) = (where_is(&bed, 0, "here", "at.here").await?, where_is(&bed, 1, "there", "at.there").await?);
+        let (_here, _there) =
+            (where_is(&bed, 0, "here", "at.here").await?, where_is(&bed, 1, "there", "at.there").await?);
         let client = bed.client(0).await?;
         eventually("both are known", || async {
             Ok((asks(&client, "at.here").await.is_ok() && asks(&client, "at.there").await.is_ok()).then_some(()))
@@ -50,8 +51,10 @@ async fn a_hub_without_the_bus_serves_what_is_local_and_says_so() -> Result<()> 
         ensure!(error.retryable, "{error:?}");
         bed.hubs[0].to_redis.set(Wire::Whole);
         let mended = Instant::now();
-        eventually("the other hub's spoke is back", || async { Ok(asks(&client, "at.there").await.is_ok().then_some(())) })
-            .await?;
+        eventually("the other hub's spoke is back", || async {
+            Ok(asks(&client, "at.there").await.is_ok().then_some(()))
+        })
+        .await?;
         println!("{wire:?}: whole again after {:?}", mended.elapsed());
     }
     Ok(())

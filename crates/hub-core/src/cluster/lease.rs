@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hub_protocol::{CallError, ErrorCode, HubId, Json};
 use hub_storage::{HubRow, Stamp, Store};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{BEAT, Cluster};
@@ -18,6 +19,9 @@ pub(super) const TTL: Duration = Duration::from_secs(2);
 /// clock's speed.
 const TRUST: Duration = Duration::from_millis(1_500);
 
+/// How long a call waits for the lease of its hub.
+const FENCED: Duration = Duration::from_secs(3);
+
 /// How often hubs look for others whose lease has run out.
 const RECOVER_EVERY: u32 = 5;
 
@@ -25,6 +29,7 @@ const RECOVER_EVERY: u32 = 5;
 #[derive(Default)]
 pub(super) struct Lease {
     asked_at: Mutex<Option<Instant>>,
+    renewed: Notify,
 }
 
 impl Cluster {
@@ -32,6 +37,21 @@ impl Cluster {
     pub(crate) fn is_fenced(&self) -> bool {
         let asked_at = self.inner.lease.asked_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         asked_at.is_none_or(|at| at.elapsed() > TRUST)
+    }
+
+    /// Waits a little for the lease to be fresh: a store that is slow for a moment need not fail a call.
+    pub(crate) async fn unfenced(&self) -> bool {
+        let until = Instant::now() + FENCED;
+        while self.is_fenced() {
+            let renewed = self.inner.lease.renewed.notified();
+            if !self.is_fenced() {
+                return true;
+            }
+            if tokio::time::timeout_at(until, renewed).await.is_err() {
+                return !self.is_fenced();
+            }
+        }
+        true
     }
 
     /// Renews the lease; closes connections of spokes that others have taken over meanwhile.
@@ -48,6 +68,7 @@ impl Cluster {
         };
         let renewed = hub.store().hubs().renew(row, TTL).await?;
         *self.inner.lease.asked_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(asked_at);
+        self.inner.lease.renewed.notify_waiters();
         self.let_go(hub, &renewed.held);
         Ok(())
     }

@@ -72,7 +72,7 @@ impl Found {
     fn arrange(&self, candidates: &mut [&Provider], sticky: Option<&str>) {
         match self.policy {
             // On a tie, the way that does not lead over another hub.
-            Policy::LeastPending => candidates.sort_by_key(|p| (p.spoke.in_flight(), !p.spoke.is_local())),
+            Policy::LeastPending => candidates.sort_by_cached_key(load),
             Policy::First => candidates.sort_by_key(|p| p.spoke.order),
             Policy::Last => candidates.sort_by_key(|p| std::cmp::Reverse(p.spoke.order)),
             Policy::RoundRobin => {
@@ -84,7 +84,7 @@ impl Found {
             Policy::Sticky => match sticky {
                 // Rendezvous hashing: when a provider comes or goes, only its own keys move.
                 Some(key) => candidates.sort_by_key(|p| std::cmp::Reverse(weight(key, &p.spoke.name))),
-                None => candidates.sort_by_key(|p| (p.spoke.in_flight(), !p.spoke.is_local())),
+                None => candidates.sort_by_cached_key(load),
             },
         }
     }
@@ -134,6 +134,11 @@ async fn wait_for(waiting: &AtomicUsize, candidates: &[&Provider]) -> Result<Lea
         waits = rest;
     }
     Err(CallError::new(ErrorCode::OperationUnavailable, "every provider went away while the call waited"))
+}
+
+/// Looked at once per candidate: it changes while they are sorted.
+fn load(provider: &&Provider) -> (u64, bool) {
+    (provider.spoke.in_flight(), !provider.spoke.is_local())
 }
 
 fn weight(key: &str, spoke: &str) -> u64 {

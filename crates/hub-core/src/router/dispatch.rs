@@ -11,7 +11,7 @@ use semver::VersionReq;
 
 use super::Caller;
 use super::terms::Recording;
-use crate::cluster::{Cluster, to_serve};
+use crate::cluster::to_serve;
 use crate::ctx::Ctx;
 use crate::directory::{Found, Lease, SpokeConnection};
 use crate::hub::Hub;
@@ -90,7 +90,9 @@ impl ToSpoke {
             // Only now is it known how long the call has waited for a place.
             self.live.check_deadline()?;
             let spoke = Arc::clone(&lease.provider.spoke);
-            if spoke.is_local() && self.hub.cluster().is_some_and(Cluster::is_fenced) {
+            if let (true, Some(cluster)) = (spoke.is_local(), self.hub.cluster())
+                && !cluster.unfenced().await
+            {
                 return Err(fenced());
             }
             self.live.dispatched(Arc::clone(&spoke.name), spoke.connection, spoke.peer.clone());

@@ -577,6 +577,10 @@ impl Drop for Run {
         if self.finished {
             return;
         }
+        if std::thread::panicking() {
+            // Whatever panicked must not be polled again.
+            self.source = Source::Ended;
+        }
         if self.orphaned {
             // The task that ends orphans was itself dropped: runtime or hub are going down, and another would be too.
             tracing::warn!(call.id = %self.live.id, "a call was dropped: the hub is down");

@@ -83,6 +83,15 @@ impl Slot {
         ended
     }
 
+    /// Ends a call that the other side has not begun.
+    pub(super) fn refuse(&self) {
+        if self.lock().seen == 0 {
+            let error =
+                CallError::new(ErrorCode::SpokeDisconnected, "the other side went away before it took the call");
+            self.end(End::Failed(error.with_retryable(true)));
+        }
+    }
+
     pub(super) fn end(&self, end: End) {
         let mut state = self.lock();
         if state.end.is_none() {
