@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::StreamExt;
-use hub_protocol::ops::calls::{CallStatus, ExportCalls};
+use hub_protocol::ops::calls::{CallStatus, ExportCalls, ListCalls};
 use hub_protocol::{CallError, Json};
 use hub_spoke::{Client, RunningSpoke};
 use serde_json::{Value, json};
@@ -201,8 +201,21 @@ async fn kill_in_turn(bed: &mut Bed) -> Result<()> {
 /// Every acknowledged key has one completed call that ran, and no call is open.
 async fn check_records(bed: &Bed, told: &Told) -> Result<()> {
     let client = bed.client(0).await?;
-    // What a killed hub left open is closed once its lease has run out.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // What a killed hub left open is closed once its lease has run out, and nothing outlives its deadline.
+    let started = Instant::now();
+    loop {
+        let mut open = Vec::new();
+        for status in [CallStatus::Pending, CallStatus::Running] {
+            let filter = ListCalls { operation_id: Some("work.do".into()), status: Some(status), ..ListCalls::default() };
+            open.extend(client.call(&filter).await?.calls);
+        }
+        if open.is_empty() {
+            println!("all calls are closed after {:?}", started.elapsed());
+            break;
+        }
+        ensure!(started.elapsed() < DEADLINE + Duration::from_secs(5), "still open: {open:#?}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
     let mut records = client.subscribe(&ExportCalls::default()).await?;
     let mut ran: HashMap<String, u32> = HashMap::new();
     while let Some(record) = records.next().await {

@@ -46,6 +46,11 @@ impl Directory {
         }
     }
 
+    /// Somebody who provides this operation is likely to come back.
+    pub(crate) fn expect(&self, id: &str) {
+        self.away.expect(vec![id.to_owned()]);
+    }
+
     /// All spokes of a hub are gone with it, until they are connected to another.
     pub(crate) fn lose_hub(&self, hub: HubId) {
         for spoke in self.spokes().iter().filter(|s| s.hub == Some(hub)) {

@@ -121,6 +121,10 @@ impl ToSpoke {
     async fn wait_for_preferred(&mut self) {
         let Some(name) = self.prefer.clone() else { return };
         let plain = self.request.operation_id.split('@').next().unwrap_or_default();
+        if self.hub.cluster().is_some() {
+            // Whatever this hub has seen of it: it may be younger than the loss of the spoke's last hub.
+            self.hub.directory().expect(plain);
+        }
         if self.hub.directory().comes_back(&format!("{plain}@{name}")).await {
             self.look_again(None);
         }

@@ -418,7 +418,7 @@ impl Run {
         let again = (found.pooled || hub) && safe && !begun && self.live.attempts() < MAX_ATTEMPTS;
         if let (Source::Spoke(_, lease), true) = (&self.source, again) {
             let lost = Arc::clone(&lease.provider.spoke);
-            if hub && self.key.is_some() {
+            if self.key.is_some() {
                 self.prefer = Some(Arc::clone(&lost.name));
             }
             self.source = self.to_spoke(found).start(Some(lost));
@@ -499,7 +499,8 @@ impl Run {
     }
 
     async fn write_end(&mut self, ended: Ended, stored: Option<(String, Option<hub_storage::KeyedOutcome>)>) {
-        if let Some((key, None)) = &stored {
+        // One that a spoke may have begun keeps its key, so that a retry finds out which spoke to ask.
+        if let (Some((key, None)), None) = (&stored, self.live.spoke()) {
             let (principal, operation) = (&self.live.caller.id, self.live.definition.id());
             if let Err(error) = self.hub.store().idempotency().release(principal, operation, key, self.live.id).await {
                 tracing::warn!(%error, "an idempotency key was not released");

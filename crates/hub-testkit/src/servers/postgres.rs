@@ -100,7 +100,7 @@ impl Postgres {
         let folder = self.folder.path();
         let mut command = command(&self.program, folder, self.user);
         command.arg("-D").arg(folder.join("data")).arg("-k").arg(folder).args(["-p", &self.port.to_string()]);
-        let fast = ["fsync=off", "full_page_writes=off", "synchronous_commit=off"];
+        let fast = ["fsync=off", "full_page_writes=off"];
         let fast = if self.options.durable { &[][..] } else { &fast };
         for setting in ["listen_addresses=127.0.0.1", "max_connections=200"].iter().chain(fast) {
             command.args(["-c", setting]);
