@@ -24,8 +24,10 @@
 //! ```
 
 mod accept;
+mod clients;
 pub mod config;
 mod http;
+pub mod keyring;
 mod lock;
 mod mcp;
 mod serve;

@@ -40,6 +40,7 @@ fn cli() -> Command {
             Command::new("operations").about("Print the catalogue of the hub's own operations as JSON").arg(json),
         )
         .subcommand(Command::new("admin-key").about("Make a new admin key for a hub that is not running"))
+        .subcommand(hub_server::keyring::command())
         .subcommand(Command::new("openapi").about("Print the OpenAPI document of the hub's own operations"))
 }
 
@@ -60,6 +61,9 @@ fn dispatch(flags: &ArgMatches) -> Result<bool> {
             let path = runtime()?.block_on(hub_server::make_admin_key(&config))?;
             println!("made an admin key: {} (readable by you only)", path.display());
             Ok(true)
+        }
+        Some(("keyring", sub)) => {
+            runtime()?.block_on(hub_server::keyring::run(&Config::from_layers(&layers(flags)?)?, sub))
         }
         Some(("backup", sub)) => {
             let config = Config::from_layers(&layers(flags)?)?;
