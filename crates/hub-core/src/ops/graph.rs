@@ -60,11 +60,11 @@ async fn operations(ctx: Ctx, params: GetGraph) -> Result<OperationGraph, CallEr
     let mut truncated = specs.len() > MAX_NODES;
     specs.truncate(MAX_NODES);
     let mut edges = Vec::new();
-    let pairs = specs.iter().flat_map(|from| specs.iter().map(move |to| (from, to)));
-    for (n, (from, to)) in pairs.enumerate() {
+    for n in 0..specs.len() * specs.len() {
         if n % AT_ONCE == 0 {
             tokio::task::yield_now().await;
         }
+        let (from, to) = (&specs[n / specs.len()], &specs[n % specs.len()]);
         let verdict = ctx.hub().verdicts().of(change, from, to);
         let Some(edge) = edge(from, to, &verdict, params.include_incompatible == Some(true)) else { continue };
         if edges.len() == MAX_EDGES {
