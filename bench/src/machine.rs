@@ -49,6 +49,13 @@ pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     (ticks(11) + ticks(12)) / 100.0
 }
 
+/// As [`cpu_seconds`], of a process and its children that live, as the ones that Postgres has for its connections.
+pub(crate) fn family_seconds(pid: u32) -> f64 {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children = children.split_whitespace().filter_map(|child| child.parse().ok());
+    cpu_seconds(pid) + children.map(cpu_seconds).sum::<f64>()
+}
+
 /// Resident memory of a process in bytes.
 pub(crate) fn resident_bytes(pid: u32) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

@@ -12,6 +12,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark talks to the person who runs it")]
 
 mod args;
+mod balancer;
 mod client;
 mod machine;
 mod markdown;
@@ -19,6 +20,7 @@ mod measure;
 mod process;
 mod relay;
 mod report;
+mod shared;
 mod stats;
 mod table;
 

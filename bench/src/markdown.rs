@@ -1,7 +1,7 @@
 //! The page for the repository.
 
 use crate::report::{Report, Section};
-use crate::table::{HEADS, cells};
+use crate::table::{HEADS, cells, is_number};
 
 const INTRO: &str = "\
 # Benchmarks
@@ -48,17 +48,19 @@ pub(crate) fn page(report: &Report) -> String {
 }
 
 fn section(out: &mut String, section: &Section) {
-    let rows: Vec<[String; 9]> = section.figures.iter().map(cells).collect();
+    let rows: Vec<[String; 10]> = section.figures.iter().map(cells).collect();
     let columns: Vec<usize> = (0..HEADS.len()).filter(|c| rows.iter().any(|row| !row[*c].is_empty())).collect();
-    let line = |row: &[String; 9]| {
+    let line = |row: &[String; 10]| {
         let parts: Vec<&str> = columns.iter().map(|c| row[*c].as_str()).collect();
         format!("| {} |\n", parts.join(" | "))
     };
-    let rules: Vec<&str> = columns.iter().map(|c| if matches!(c, 2 | 4..=7) { "---:" } else { "---" }).collect();
+    let rules: Vec<&str> = columns.iter().map(|c| if is_number(*c) { "---:" } else { "---" }).collect();
     out.push_str(&format!("\n## {}\n\n{}\n\n", section.title, wrapped(section.how)));
-    out.push_str(&line(&HEADS.map(str::to_owned)));
-    out.push_str(&format!("| {} |\n", rules.join(" | ")));
-    rows.iter().for_each(|row| out.push_str(&line(row)));
+    if !rows.is_empty() {
+        out.push_str(&line(&HEADS.map(str::to_owned)));
+        out.push_str(&format!("| {} |\n", rules.join(" | ")));
+        rows.iter().for_each(|row| out.push_str(&line(row)));
+    }
     section.missing.iter().for_each(|missing| out.push_str(&format!("\nNot measured: {missing}.\n")));
     out.push_str(&format!("\n{}\n", wrapped(&format!("**Bound by.** {}", section.bound))));
 }

@@ -1,8 +1,13 @@
 //! One file per measure.
 
 mod abort;
+mod cluster;
+mod failover;
 mod http;
+mod import;
 mod memory;
+mod pair;
+mod postgres;
 mod recorder;
 mod rig;
 mod routed;
@@ -28,7 +33,7 @@ pub(crate) struct Measure {
 }
 
 /// All measures, in the order they run.
-pub(crate) const ALL: [Measure; 7] = [
+pub(crate) const ALL: [Measure; 11] = [
     Measure { name: "routed", about: "calls from spoke A through the hub to spoke B: latency and calls a second" },
     Measure { name: "streams", about: "items a second of subscriptions through the hub" },
     Measure { name: "http", about: "calls a second over HTTP, items a second over SSE" },
@@ -36,6 +41,10 @@ pub(crate) const ALL: [Measure; 7] = [
     Measure { name: "recorder", about: "call records a second, by the store alone and behind the hub" },
     Measure { name: "memory", about: "bytes of the hub per idle spoke" },
     Measure { name: "start", about: "cold start, and restart over many call records" },
+    Measure { name: "cluster", about: "calls and streams across two hubs, beside one hub and two NATS servers" },
+    Measure { name: "failover", about: "time until a spoke is callable again after its hub was killed" },
+    Measure { name: "postgres", about: "events and call records a second on Postgres" },
+    Measure { name: "import", about: "rows a second from a SQLite file into Postgres" },
 ];
 
 /// What a measure works with.
@@ -75,6 +84,10 @@ async fn one(bench: &Bench<'_>, name: &str) -> Result<Section> {
         "recorder" => recorder::run(bench).await,
         "memory" => memory::run(bench).await,
         "start" => start::run(bench).await,
+        "cluster" => cluster::run(bench).await,
+        "failover" => failover::run(bench).await,
+        "postgres" => postgres::run(bench).await,
+        "import" => import::run(bench).await,
         other => anyhow::bail!("no measure {other}"),
     }
 }

@@ -68,15 +68,28 @@ impl Hub {
 
     /// Over a folder that another hub may have left.
     pub(crate) async fn start_in(binary: &Path, folder: TempDir) -> Result<Self> {
+        Self::start_with(binary, folder, &[], None).await
+    }
+
+    /// With more flags, and the admin's key where another hub has made it.
+    pub(crate) async fn start_with(
+        binary: &Path,
+        folder: TempDir,
+        flags: &[String],
+        admin_key: Option<&str>,
+    ) -> Result<Self> {
         let address = free_address()?;
         let mut command = Command::new(binary);
         command.args(["--listen", &address.to_string(), "--log", "error", "--max-in-flight", "4096", "--data-dir"]);
-        command.arg(folder.path());
+        command.arg(folder.path()).args(flags);
         let started = Instant::now();
         let mut server = Server::start(command, address).await?;
         server.until_ready(async || get(address, "/readyz").await.is_ok_and(|(status, _)| status == 200)).await?;
         let ready_after = started.elapsed();
-        let admin_key = std::fs::read_to_string(folder.path().join("admin.key"))?.trim().to_owned();
+        let admin_key = match admin_key {
+            Some(key) => key.to_owned(),
+            None => std::fs::read_to_string(folder.path().join("admin.key"))?.trim().to_owned(),
+        };
         Ok(Self { server, folder, admin_key, ready_after })
     }
 
@@ -134,13 +147,33 @@ pub(crate) async fn hub_binary(options: &Options) -> Result<PathBuf> {
 
 /// `nats-server`, where it is installed.
 pub(crate) async fn start_nats() -> Result<Option<Server>> {
-    if Command::new("nats-server").arg("--version").stdout(Stdio::null()).status().await.is_err() {
+    if !has_nats().await {
         return Ok(None);
     }
+    nats_node(&[]).await.map(Some)
+}
+
+/// Two of them as a cluster.
+pub(crate) async fn start_nats_pair() -> Result<Option<[Server; 2]>> {
+    if !has_nats().await {
+        return Ok(None);
+    }
+    let [one, two] = [free_address()?, free_address()?].map(|address| format!("nats://{address}"));
+    let node = async |own: &str, other: &str| {
+        nats_node(&["--cluster_name", "bench", "--cluster", own, "--routes", other]).await
+    };
+    Ok(Some([node(&one, &two).await?, node(&two, &one).await?]))
+}
+
+async fn has_nats() -> bool {
+    Command::new("nats-server").arg("--version").stdout(Stdio::null()).status().await.is_ok()
+}
+
+async fn nats_node(flags: &[&str]) -> Result<Server> {
     let address = free_address()?;
     let mut command = Command::new("nats-server");
-    command.args(["--addr", "127.0.0.1", "--port", &address.port().to_string()]);
-    Server::start(command, address).await.map(Some)
+    command.args(["--addr", "127.0.0.1", "--port", &address.port().to_string()]).args(flags);
+    Server::start(command, address).await
 }
 
 /// This program as a bare relay.

@@ -19,30 +19,37 @@ pub(crate) struct Figure {
     pub(crate) better: Better,
     /// One value per turn.
     pub(crate) runs: Vec<f64>,
-    /// Processor time of the server per call or item, in microseconds.
+    /// Processor time of the servers per call or item, in microseconds.
     pub(crate) cpu: Option<f64>,
-    /// Times slower than the relay and than NATS.
+    /// Times slower than the relay, than one hub and than NATS.
     pub(crate) to_relay: Option<f64>,
+    pub(crate) to_one: Option<f64>,
     pub(crate) to_nats: Option<f64>,
-    /// Most times slower than each that is aimed at.
+    /// What is aimed at.
     pub(crate) aim: Aim,
 }
 
-/// What is aimed at; `None` where nothing is.
+/// Most times slower than each, or a figure of its own; `None` where nothing is aimed at.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Aim {
     pub(crate) relay: Option<f64>,
     pub(crate) nats: Option<f64>,
+    /// The least that is aimed at, in the figure's unit.
+    pub(crate) least: Option<f64>,
 }
 
 /// Names of the systems that others are compared to.
 pub(crate) const RELAY: &str = "bare relay";
 pub(crate) const NATS: &str = "nats-server";
+pub(crate) const ONE_HUB: &str = "one hub";
+/// Where there are two nodes, hubs are compared to these.
+pub(crate) const NATS_PAIR: &str = "nats-server, two nodes";
 
 impl Figure {
     pub(crate) fn new(case: impl Into<String>, system: &'static str, unit: &'static str, better: Better) -> Self {
-        let (to_relay, to_nats, cpu) = (None, None, None);
-        Self { case: case.into(), system, unit, better, runs: Vec::new(), cpu, to_relay, to_nats, aim: Aim::default() }
+        let (to_relay, to_one, to_nats, cpu) = (None, None, None, None);
+        let (case, runs, aim) = (case.into(), Vec::new(), Aim::default());
+        Self { case, system, unit, better, runs, cpu, to_relay, to_one, to_nats, aim }
     }
 
     /// A figure of one value.
@@ -68,10 +75,9 @@ impl Figure {
     /// Whether the aims are reached; `None` where there are none, or nothing to compare with.
     pub(crate) fn verdict(&self) -> Option<bool> {
         let reached = |aim: Option<f64>, ratio: Option<f64>| Some(ratio? <= aim?);
-        match (reached(self.aim.relay, self.to_relay), reached(self.aim.nats, self.to_nats)) {
-            (None, None) => None,
-            (a, b) => Some(a.unwrap_or(true) && b.unwrap_or(true)),
-        }
+        let least = self.aim.least.map(|least| self.median() >= least);
+        let parts = [reached(self.aim.relay, self.to_relay), reached(self.aim.nats, self.to_nats), least];
+        parts.into_iter().flatten().reduce(|a, b| a && b)
     }
 }
 
@@ -93,13 +99,14 @@ impl Section {
     /// Fills in the ratios.
     pub(crate) fn compared(mut self) -> Self {
         let all = self.figures.clone();
+        let nats = if all.iter().any(|f| f.system == NATS_PAIR) { NATS_PAIR } else { NATS };
         for figure in &mut self.figures {
             let of = |system: &str| {
                 let other =
                     all.iter().find(|f| f.case == figure.case && f.unit == figure.unit && f.system == system)?;
                 (figure.system != system).then(|| figure.slower_than(other))?
             };
-            (figure.to_relay, figure.to_nats) = (of(RELAY), of(NATS));
+            (figure.to_relay, figure.to_one, figure.to_nats) = (of(RELAY), of(ONE_HUB), of(nats));
         }
         self
     }
@@ -110,7 +117,8 @@ impl Section {
             .iter()
             .map(|f| {
                 json!({ "case": f.case, "system": f.system, "unit": f.unit, "median": f.median(), "runs": f.runs,
-                    "serverCpuMicros": f.cpu, "timesRelay": f.to_relay, "timesNats": f.to_nats, "reached": f.verdict() })
+                    "serverCpuMicros": f.cpu, "timesRelay": f.to_relay, "timesOneHub": f.to_one, "timesNats": f.to_nats,
+                    "reached": f.verdict() })
             })
             .collect();
         json!({ "name": self.name, "title": self.title, "figures": figures, "missing": self.missing })

@@ -3,14 +3,19 @@
 use crate::report::{Figure, Report, Section};
 
 /// Column heads.
-pub(crate) const HEADS: [&str; 9] =
-    ["case", "system", "median", "unit", "min-max", "server µs", "x relay", "x NATS", "aim"];
+pub(crate) const HEADS: [&str; 10] =
+    ["case", "system", "median", "unit", "min-max", "server µs", "x relay", "x one hub", "x NATS", "aim"];
+
+/// Whether a column holds numbers, which go to the right.
+pub(crate) const fn is_number(column: usize) -> bool {
+    matches!(column, 2 | 4..=8)
+}
 
 /// The figure's cells, in the order of [`HEADS`].
-pub(crate) fn cells(figure: &Figure) -> [String; 9] {
+pub(crate) fn cells(figure: &Figure) -> [String; 10] {
     let ratio = |r: Option<f64>| r.map(|r| format!("{r:.2}")).unwrap_or_default();
     let low = figure.runs.iter().copied().fold(f64::INFINITY, f64::min);
-    let high = figure.runs.iter().copied().fold(0.0, f64::max);
+    let high = figure.runs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let spread = if figure.runs.len() > 1 { format!("{}-{}", number(low), number(high)) } else { String::new() };
     [
         figure.case.clone(),
@@ -20,6 +25,7 @@ pub(crate) fn cells(figure: &Figure) -> [String; 9] {
         spread,
         figure.cpu.map(|c| format!("{c:.1}")).unwrap_or_default(),
         ratio(figure.to_relay),
+        ratio(figure.to_one),
         ratio(figure.to_nats),
         verdict(figure),
     ]
@@ -33,8 +39,11 @@ fn verdict(figure: &Figure) -> String {
             let part = |aim: Option<f64>, ratio: Option<f64>, name: &str| {
                 (ratio? > aim?).then(|| format!("missed: {:.1} of {name}", aim.unwrap_or_default()))
             };
-            let parts =
-                [part(figure.aim.relay, figure.to_relay, "relay"), part(figure.aim.nats, figure.to_nats, "NATS")];
+            let parts = [
+                part(figure.aim.relay, figure.to_relay, "relay"),
+                part(figure.aim.nats, figure.to_nats, "NATS"),
+                figure.aim.least.filter(|least| figure.median() < *least).map(|l| format!("missed: {}", number(l))),
+            ];
             parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
         }
     }
@@ -60,7 +69,9 @@ pub(crate) fn number(value: f64) -> String {
 pub(crate) fn print(report: &Report) {
     for section in &report.sections {
         println!("\n{}  [{}]", section.title, section.name);
-        rows(section);
+        if !section.figures.is_empty() {
+            rows(section);
+        }
         section.missing.iter().for_each(|missing| println!("  not measured: {missing}"));
     }
     let machine = &report.machine;
@@ -69,7 +80,8 @@ pub(crate) fn print(report: &Report) {
         machine.processors, machine.model, machine.load.0, machine.load.1, report.turns, report.seconds
     );
     println!(
-        "x relay, x NATS: times slower than those (0.5 = twice as fast). server µs: its processor time per call or item."
+        "x relay, x one hub, x NATS: times slower than those (0.5 = twice as fast). server µs: processor time of the \
+         servers per call or item."
     );
     if report.quick {
         println!("A quick run: short windows, rough figures.");
@@ -77,15 +89,14 @@ pub(crate) fn print(report: &Report) {
 }
 
 fn rows(section: &Section) {
-    let cells: Vec<[String; 9]> = section.figures.iter().map(cells).collect();
+    let cells: Vec<[String; 10]> = section.figures.iter().map(cells).collect();
     let used = |column: usize| cells.iter().any(|row| !row[column].is_empty());
     let columns: Vec<usize> = (0..HEADS.len()).filter(|c| used(*c)).collect();
     let width = |c: usize| cells.iter().map(|row| row[c].chars().count()).chain([HEADS[c].chars().count()]).max();
-    let line = |row: &[String; 9]| {
+    let line = |row: &[String; 10]| {
         let parts = columns.iter().map(|&c| {
             let (text, width) = (&row[c], width(c).unwrap_or(0));
-            // Numbers to the right.
-            if matches!(c, 2 | 4..=7) { format!("{text:>width$}") } else { format!("{text:<width$}") }
+            if is_number(c) { format!("{text:>width$}") } else { format!("{text:<width$}") }
         });
         println!("  {}", parts.collect::<Vec<_>>().join("  ").trim_end());
     };

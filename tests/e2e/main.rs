@@ -4,10 +4,12 @@
 
 mod cli;
 mod crash;
+mod door;
 mod examples;
 mod hidden;
 mod hostile;
 mod http;
+mod key_ends;
 mod keyed;
 mod observe;
 mod process;
@@ -18,5 +20,7 @@ mod size;
 mod slow;
 mod smoke;
 mod spokes;
+mod sqlite;
 mod stalled;
+mod strict;
 mod tree;

@@ -3,18 +3,17 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::StreamExt;
-use hub_protocol::ops::calls::{CallStatus, ListCalls};
 use hub_protocol::ops::events::{PublishEvent, SubscribeEvents};
 use hub_protocol::ops::hub::WhoAmI;
 use hub_server::config::KEYS;
-use hub_spoke::{Client, Spoke};
+use hub_spoke::Client;
 use hub_testkit::{
-    HubProcess, Ran, TestHub, command, eventually, free_port, http, http_over, left_out, run, server_binary,
+    HubProcess, Ran, TestHub, TestStore, command, database_of, eventually, free_port, http, http_over, left_out,
+    pg_dump, psql, run, server_binary, store_settings,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -27,15 +26,23 @@ const CA: &[u8] = include_bytes!("../../crates/hub-spoke/tests/fixtures/ca.pem")
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/hub-spoke/tests/fixtures");
 
 /// `hub-server` with nothing of this process' environment; `home` is its folder and home.
-fn server(home: &Path, args: &[&str]) -> Result<Command> {
+pub(crate) fn server(home: &Path, args: &[&str]) -> Result<Command> {
     let mut command = command(server_binary()?, home);
     command.args(args);
     Ok(command)
 }
 
+/// As [`server`], for a hub over `data` in `home` on the store of this test run.
+fn starting(home: &Path) -> Result<Command> {
+    let args = ["--listen", "127.0.0.1:0", "--data-dir", "data"];
+    let mut command = server(home, &args)?;
+    command.envs(store_settings(&home.join("data"), &args)?);
+    Ok(command)
+}
+
 /// Exit code 2 and one line on standard error that contains all of `words`.
 #[track_caller]
-fn refused(ran: &Ran, words: &[&str]) {
+pub(crate) fn refused(ran: &Ran, words: &[&str]) {
     assert_eq!(ran.code, Some(2), "{ran:?}");
     assert_eq!(ran.err.lines().count(), 1, "{ran:?}");
     assert!(ran.err.starts_with("error: "), "{ran:?}");
@@ -44,18 +51,7 @@ fn refused(ran: &Ran, words: &[&str]) {
     }
 }
 
-/// Does something when it is dropped.
-fn scopeguard(work: impl FnMut()) -> impl Drop {
-    struct Guard<F: FnMut()>(F);
-    impl<F: FnMut()> Drop for Guard<F> {
-        fn drop(&mut self) {
-            (self.0)();
-        }
-    }
-    Guard(work)
-}
-
-fn mode(path: &Path) -> Result<u32> {
+pub(crate) fn mode(path: &Path) -> Result<u32> {
     Ok(std::fs::metadata(path)?.permissions().mode() & 0o777)
 }
 
@@ -83,7 +79,11 @@ async fn the_admin_key_is_made_once_and_only_its_owner_reads_it() -> Result<()> 
     let port = free_port()?;
     let hub = HubProcess::start(&folder, port, &[]).await?;
     assert_eq!(mode(&folder)?, 0o700);
-    for file in ["admin.key", "hub.db", "hub.db-wal"] {
+    let files: &[_] = match TestStore::of_run()? {
+        TestStore::Sqlite => &["admin.key", "hub.db", "hub.db-wal"],
+        TestStore::Postgres => &["admin.key"],
+    };
+    for file in files {
         assert_eq!(mode(&folder.join(file))?, 0o600, "{file}");
     }
     let key = hub.admin_key()?;
@@ -107,7 +107,7 @@ async fn an_admin_key_that_could_not_be_written_is_made_at_the_next_start() -> R
     let home = TempDir::new()?;
     let folder = home.path().join("data");
     std::fs::create_dir_all(folder.join("admin.key"))?;
-    let ran = run(&mut server(home.path(), &["--listen", "127.0.0.1:0", "--data-dir", "data"])?).await?;
+    let ran = run(&mut starting(home.path())?).await?;
     assert_eq!(ran.code, Some(2), "{ran:?}");
     assert!(ran.err.lines().last().is_some_and(|line| line.contains("data/admin.key")), "{ran:?}");
     std::fs::remove_dir(folder.join("admin.key"))?;
@@ -244,114 +244,61 @@ async fn help_lists_every_setting() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_database_is_refused_and_left_as_it_is() -> Result<()> {
-    let hub = TestHub::start().await?;
-    let (_, folder) = hub.stop().await;
-    let file = folder.path().join("hub.db");
-    // The newest migration gets a version of the future, with as many digits, wherever the file names it.
+    let home = TempDir::new()?;
+    let folder = home.path().join("data");
+    let mut hub = HubProcess::start(&folder, free_port()?, &[]).await?;
+    hub.signal("TERM").await?;
+    hub.wait().await?;
+    let store = TestStore::of_run()?;
+    let (future, place) = match store {
+        TestStore::Sqlite => (from_the_future(&folder.join("hub.db"))?, "hub.db"),
+        TestStore::Postgres => {
+            let future = "9".repeat(14);
+            let added = format!("INSERT INTO __diesel_schema_migrations (version) VALUES ('{future}')");
+            psql(&database_of(&folder)?, &added)?;
+            (future, "--database")
+        }
+    };
+    let state = || -> Result<_> {
+        let mut names: Vec<_> = std::fs::read_dir(&folder)?.map(|e| Ok(e?.file_name())).collect::<Result<_>>()?;
+        names.sort();
+        let data = match store {
+            TestStore::Sqlite => std::fs::read(folder.join("hub.db"))?,
+            TestStore::Postgres => pg_dump(&database_of(&folder)?)?.into_bytes(),
+        };
+        Ok((names, data))
+    };
+    let before = state()?;
+    let ran = run(&mut starting(home.path())?).await?;
+    refused(&ran, &[place, &future, "newer"]);
+    assert!(state()? == before, "the database was changed");
+    Ok(())
+}
+
+/// Gives the newest migration a version of the future, with as many digits, wherever the file names it.
+fn from_the_future(file: &Path) -> Result<String> {
     let newest = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite"))?
         .filter_map(|entry| Some(entry.ok()?.file_name().to_str()?.split('_').next()?.replace('-', "")))
         .max()
         .context("there are migrations")?;
     let future = "9".repeat(newest.len());
-    let mut bytes = std::fs::read(&file)?;
+    let mut bytes = std::fs::read(file)?;
     let places: Vec<usize> =
         bytes.windows(newest.len()).enumerate().filter(|(_, w)| *w == newest.as_bytes()).map(|(at, _)| at).collect();
     ensure!(!places.is_empty(), "the file does not name its migration {newest}");
     for at in places {
         bytes[at..at + newest.len()].copy_from_slice(future.as_bytes());
     }
-    std::fs::write(&file, &bytes)?;
-    let names = || -> Result<Vec<_>> {
-        let mut names: Vec<_> = std::fs::read_dir(folder.path())?.map(|e| Ok(e?.file_name())).collect::<Result<_>>()?;
-        names.sort();
-        Ok(names)
-    };
-    let before = names()?;
-    let data = folder.path().to_str().context("text")?;
-    let ran = run(&mut server(folder.path(), &["--listen", "127.0.0.1:0", "--data-dir", data])?).await?;
-    refused(&ran, &["hub.db", &future, "newer"]);
-    assert!(std::fs::read(&file)? == bytes, "the file was changed");
-    assert_eq!(names()?, before);
-    Ok(())
+    std::fs::write(file, &bytes)?;
+    Ok(future)
 }
 
+/// How SQLite files are backed up is in `sqlite.rs`.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backup_under_load_has_what_was_acknowledged_and_opens() -> Result<()> {
-    let folder = TempDir::new()?;
-    let hub = HubProcess::start(folder.path(), free_port()?, &[]).await?;
-    let key = hub.admin_key()?;
-    let spoke = Spoke::builder(&hub.url(), &key, "writer").spoke_type("compute");
-    let spoke =
-        spoke.mutation("work.note", "Notes a number.", |_, n: u64| async move { Ok::<_, hub_spoke::CallError>(n) });
-    let _spoke = spoke.build()?.start().await?;
-    let client = Client::connect(&hub.url(), &key).await?;
-    let stop = AtomicBool::new(false);
-    let acknowledged = std::sync::Mutex::new(Vec::new());
-    let load = async {
-        let mut number = 0;
-        while !stop.load(Ordering::Relaxed) {
-            let calls = (0..8).map(|i| client.call_raw("work.note", json!(number + i)));
-            for (i, answer) in futures_util::future::join_all(calls).await.into_iter().enumerate() {
-                answer?;
-                acknowledged.lock().expect("no panic").push(number + i as u64);
-            }
-            number += 8;
-        }
-        anyhow::Ok(())
-    };
-    let data = folder.path().to_str().context("text")?;
-    let to = folder.path().join("copy.db");
-    let backup = async {
-        // Whichever way this ends, the load ends too.
-        let _end = scopeguard(|| stop.store(true, Ordering::Relaxed));
-        eventually("the load runs", || async { Ok((acknowledged.lock().expect("no panic").len() > 50).then_some(())) })
-            .await?;
-        let before = acknowledged.lock().expect("no panic").clone();
-        let to = to.to_str().context("text")?;
-        let ran = run(&mut server(folder.path(), &["backup", "--to", to, "--data-dir", data, "--json"])?).await?;
-        let during = acknowledged.lock().expect("no panic").len() - before.len();
-        anyhow::Ok((before, ran, during))
-    };
-    let (load, backup) = tokio::join!(load, backup);
-    load?;
-    let (before, ran, during) = backup?;
-    assert_eq!(ran.code, Some(0), "{ran:?}");
-    let told: Value = serde_json::from_str(&ran.out)?;
-    assert_eq!(told["bytes"].as_u64(), Some(std::fs::metadata(&to)?.len()), "{told}");
-    assert!(during > 0, "the hub stood still during the backup");
-    assert_eq!(mode(&to)?, 0o600);
-
-    // A second backup to the same file would destroy the first.
-    let bytes = std::fs::read(&to)?;
-    let again = run(&mut server(folder.path(), &["backup", "--to", "copy.db", "--data-dir", data])?).await?;
-    refused(&again, &["copy.db", "exists"]);
-    assert!(std::fs::read(&to)? == bytes, "the first backup was changed");
-
-    let restored = TempDir::new()?;
-    std::fs::copy(&to, restored.path().join("hub.db"))?;
-    std::fs::copy(folder.path().join("admin.key"), restored.path().join("admin.key"))?;
-    let copy = TestHub::start_in(restored, &[]).await?;
-    let client = copy.client().await?;
-    let mut found = Vec::new();
-    let mut page = ListCalls { operation_id: Some("work.note".into()), limit: Some(1_000), ..ListCalls::default() };
-    page.status = Some(CallStatus::Completed);
-    loop {
-        let got = client.call(&page).await?;
-        found.extend(got.calls.iter().filter_map(|call| call.output.as_ref()?.parse::<u64>().ok()));
-        let Some(next) = got.next_before else { break };
-        page.before = Some(next);
-    }
-    let missing: Vec<_> = before.iter().filter(|n| !found.contains(n)).collect();
-    assert!(missing.is_empty(), "acknowledged before the backup and not in it: {missing:?} of {}", before.len());
-    copy.stop().await;
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_backup_of_nothing_is_refused_and_makes_nothing() -> Result<()> {
+async fn the_backup_of_a_postgres_is_left_to_its_own_tools() -> Result<()> {
     let home = TempDir::new()?;
-    let ran = run(&mut server(home.path(), &["backup", "--to", "copy.db", "--data-dir", "data"])?).await?;
-    refused(&ran, &["data/hub.db", "--data-dir"]);
+    let args = ["backup", "--to", "copy.db", "--data-dir", "data", "--database", "postgres://nobody@127.0.0.1:1/none"];
+    refused(&run(&mut server(home.path(), &args)?).await?, &["pg_dump", "copy.db"]);
     assert_eq!(std::fs::read_dir(home.path())?.count(), 0);
     Ok(())
 }

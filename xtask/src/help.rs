@@ -22,9 +22,10 @@ Before you push:     cargo xtask ci           the same that CI runs (.ci/run)
 const TEST: &str = "\
 cargo xtask test [filter...] [--without python|node]
 
-Builds the programs, which tests start, then runs the doc tests, then every other test, so that the runner's summary
-comes last. Uses cargo-nextest when it is installed (`cargo install cargo-nextest --locked`), else `cargo test`. Never
-stops at the first failure.
+Builds the programs, which tests start, then runs the doc tests, then every other test with hubs on SQLite, then the
+end-to-end tests again with hubs on Postgres and Redis. What the second run leaves out is named before it, and counted
+as skipped by the runner; the summaries of both end the log. Uses cargo-nextest when it is installed (`cargo install
+cargo-nextest --locked`), else `cargo test`. Never stops at the first failure.
 
   cargo xtask test                    everything
   cargo xtask test calls:: deadline   the tests whose names contain `calls::` or `deadline`
@@ -46,9 +47,10 @@ manager where that needs no password. Servers of your own are used instead when 
   HUB_TEST_REDIS_URL     each test uses a prefix of its own
 
 A tool or server that can't be had fails the run. A single test under a debugger, without this command (`cargo xtask
-servers` starts servers for it):
+servers` starts servers for it, and HUB_TEST_STORE=postgres puts hubs on them):
 
   cargo nextest run -p hub-operations -E 'test(deadline)' --no-capture
+  HUB_TEST_STORE=postgres cargo nextest run -p hub-e2e -E 'not test(/^sqlite::/)'
 ";
 
 const SERVERS: &str = "\

@@ -1,10 +1,11 @@
 //! Starting other programs, always in the root of the workspace.
 
 use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader, IsTerminal as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 /// The folder of the root manifest.
 pub(crate) fn root() -> PathBuf {
@@ -59,6 +60,33 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         bail!("`{}` failed ({status})", shown(command));
     }
     Ok(())
+}
+
+/// As [`run`], and repeats the lines of its standard error that begin so after blanks. To a terminal the command writes
+/// by itself, in colour and with its progress, and nothing is noted: what it wrote is still to be seen.
+pub(crate) fn run_noting(command: &mut Command, prefix: &str) -> (Result<()>, Vec<String>) {
+    if std::io::stderr().is_terminal() {
+        return (run(command), Vec::new());
+    }
+    println!("$ {}", shown(command));
+    let mut noted = Vec::new();
+    let mut follow = || {
+        let mut child = command.stderr(Stdio::piped()).spawn()?;
+        for line in child.stderr.take().into_iter().flat_map(|stderr| BufReader::new(stderr).split(b'\n')) {
+            let line = String::from_utf8_lossy(&line?).into_owned();
+            eprintln!("{line}");
+            if line.trim_start().starts_with(prefix) {
+                noted.push(line);
+            }
+        }
+        child.wait()
+    };
+    let outcome = match follow() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(anyhow!("`{}` failed ({status})", shown(command))),
+        Err(error) => Err(error).with_context(|| format!("can't run `{}`", shown(command))),
+    };
+    (outcome, noted)
 }
 
 /// Runs a command for its standard output.

@@ -1,12 +1,22 @@
 //! `cargo xtask test`: every test, with the tools and servers some of them need.
 
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use crate::process::{cargo, has_cargo_subcommand, in_ci, run as run_command};
+use crate::process::{cargo, has_cargo_subcommand, in_ci, run as run_command, run_noting};
 use crate::servers::Servers;
 use crate::tools;
+
+/// The end-to-end tests that are not run again on Postgres, by module, and why.
+const NOT_AGAIN: [(&str, &str); 2] = [
+    ("sqlite", "what only SQLite has; the module says why"),
+    ("cluster", "several hubs, which share a Postgres in the first run already"),
+];
+
+/// Names the store that the hubs of end-to-end tests run on, as in hub-testkit.
+const STORE_VARIABLE: &str = "HUB_TEST_STORE";
 
 /// What the person asked for.
 #[derive(Debug, Default, PartialEq)]
@@ -48,7 +58,8 @@ fn known_tool(name: &str) -> Result<String> {
     }
 }
 
-/// Runs the doc tests and then the others, whose runner's summary so comes last.
+/// Runs the doc tests, all others, and the end-to-end tests again on Postgres and Redis; repeats the runner's summaries
+/// at the end.
 ///
 /// # Errors
 /// A tool or server is missing, the programs don't build, or a test failed.
@@ -60,30 +71,75 @@ pub(crate) fn run(options: &Options, locked: bool) -> Result<()> {
     let mut programs = cargo();
     programs.args(["build", "--workspace", "--all-features", "--bins"]).args(locked.then_some("--locked"));
     run_command(&mut programs)?;
+    let nextest = has_cargo_subcommand("nextest");
+    if !nextest {
+        println!("cargo-nextest isn't installed: using cargo test (cargo install cargo-nextest --locked)");
+    }
     let mut doc_tests = cargo();
     doc_tests.args(["test", "--workspace", "--all-features", "--no-fail-fast", "--doc"]);
-    let mut others = cargo();
-    let nextest = has_cargo_subcommand("nextest");
+    let mut all = runner(nextest);
+    if !nextest {
+        all.args(["--workspace", "--lib", "--bins", "--tests", "--examples"]);
+    }
+    let mut again = runner(nextest);
+    again.env(STORE_VARIABLE, "postgres");
     if nextest {
-        others.args(["nextest", "run", "--workspace", "--all-features", "--no-fail-fast"]);
-        others.args(["--profile", if in_ci() { "ci" } else { "default" }]);
+        // Of the whole workspace, so that nothing is built anew with fewer features. A name that the person asked for
+        // need not be one of these.
+        let modules = NOT_AGAIN.map(|(module, _)| module).join("|");
+        again.args(["-E", &format!("package(hub-e2e) & not test(/^({modules})::/)"), "--no-tests", "pass"]);
     } else {
-        println!("cargo-nextest isn't installed: using cargo test (cargo install cargo-nextest --locked)");
-        let targets = ["--lib", "--bins", "--tests", "--examples"];
-        others.args(["test", "--workspace", "--all-features", "--no-fail-fast"]).args(targets);
+        again.args(["--package", "hub-e2e", "--tests"]);
     }
     // One of each for the whole run; they end with this function.
     let servers = Servers::start()?;
-    for command in [&mut doc_tests, &mut others] {
+    for command in [&mut doc_tests, &mut all, &mut again] {
         command.args(locked.then_some("--locked"));
         tools::variables().for_each(|name| _ = command.env_remove(name));
         command.envs(environment.iter().map(|(name, value)| (name, value))).envs(servers.environment());
+        add_filters(command, &options.filters);
     }
-    add_filters(&mut doc_tests, &options.filters);
-    add_filters(&mut others, &options.filters);
+    all.env_remove(STORE_VARIABLE);
+    if !nextest {
+        again.args(options.filters.is_empty().then_some("--"));
+        again.args(NOT_AGAIN.iter().flat_map(|(module, _)| ["--skip".to_owned(), format!("{module}::")]));
+    }
     let doc_tests = run_command(&mut doc_tests);
-    let others = run_command(&mut others);
-    doc_tests.and(others)
+    let started = Instant::now();
+    let (all, first_summary) = run_noting(&mut all, SUMMARY);
+    let first_took = started.elapsed();
+    println!("\nOnce more on Postgres and Redis: the end-to-end tests, without");
+    for (module, why) in NOT_AGAIN {
+        println!("  {module}::    {why}");
+    }
+    let started = Instant::now();
+    let (again, second_summary) = run_noting(&mut again, SUMMARY);
+    let took = [first_took, started.elapsed()];
+    println!();
+    let runs = [
+        ("all tests, hubs on SQLite", &all, first_summary),
+        ("end-to-end, hubs on Postgres and Redis", &again, second_summary),
+    ];
+    for ((what, outcome, summary), took) in runs.into_iter().zip(took) {
+        let outcome = if outcome.is_ok() { "passed" } else { "FAILED" };
+        println!("{outcome} in {:.0} s: {what}", took.as_secs_f32());
+        summary.iter().for_each(|line| println!("{line}"));
+    }
+    doc_tests.and(all).and(again)
+}
+
+/// How the line of nextest begins that says how many tests passed.
+const SUMMARY: &str = "Summary [";
+
+fn runner(nextest: bool) -> Command {
+    let mut runner = cargo();
+    if nextest {
+        runner.args(["nextest", "run", "--workspace", "--all-features", "--no-fail-fast"]);
+        runner.args(["--profile", if in_ci() { "ci" } else { "default" }]);
+    } else {
+        runner.args(["test", "--all-features", "--no-fail-fast"]);
+    }
+    runner
 }
 
 /// Both runners take names after `--`; nextest before it too, but cargo test only one.

@@ -1,7 +1,7 @@
 //! NATS request-reply in its text protocol, by the same kind of client: read all there is, then write once.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -117,6 +117,21 @@ pub(crate) async fn call(mut connection: Connection, lane: u16, in_flight: usize
         connection.flush().await?;
     }
     Ok(tally)
+}
+
+/// Waits until requests at one node reach the callee at another.
+pub(crate) async fn until_reached(address: SocketAddr) -> Result<()> {
+    let until = Instant::now() + STUCK;
+    let mut connection = Connection::open(address, &inbox_of(0)).await?;
+    while connection.messages()?.is_empty() {
+        anyhow::ensure!(Instant::now() < until, "the two NATS servers are not linked");
+        connection.publish(SUBJECT, "_INBOX.0.0", &frame::request(0, 0, 0, SUBJECT));
+        connection.flush().await?;
+        if let Ok(filled) = tokio::time::timeout(Duration::from_millis(50), connection.fill()).await {
+            filled?;
+        }
+    }
+    Ok(())
 }
 
 /// Where a lane's answers come.

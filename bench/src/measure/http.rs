@@ -64,7 +64,7 @@ async fn turns(
                 }
             });
         }
-        turns.push(turn(set, window, rig.hub.server.pid).await?);
+        turns.push(turn(set, window, &[rig.hub.server.pid]).await?);
         rig.check()?;
         rig.hub.settled().await?;
     }

@@ -50,15 +50,20 @@ async fn store_alone(calls: usize) -> Result<f64> {
 /// Records so many ended calls, as the hub records them.
 pub(crate) async fn fill(store: &Store, calls: usize, hub: HubId) -> Result<()> {
     for first in (0..calls).step_by(BATCH) {
-        let mut batch = CallBatch::default();
-        for _ in first..calls.min(first + BATCH) {
-            let row = row(hub);
-            batch.events.extend([event(&row, "requested"), event(&row, "completed")]);
-            batch.started.push(row);
-        }
-        store.calls().record(batch).await?;
+        store.calls().record(batch(calls.min(first + BATCH) - first, hub)).await?;
     }
     Ok(())
+}
+
+/// So many ended calls with two events each.
+pub(crate) fn batch(calls: usize, hub: HubId) -> CallBatch {
+    let mut batch = CallBatch::default();
+    for _ in 0..calls {
+        let row = row(hub);
+        batch.events.extend([event(&row, "requested"), event(&row, "completed")]);
+        batch.started.push(row);
+    }
+    batch
 }
 
 fn row(hub: HubId) -> CallRow {
@@ -113,7 +118,7 @@ async fn behind_hub(bench: &Bench<'_>) -> Result<f64> {
         lanes.spawn(socket::call(socket, number, share(1024, 8, lane), "bench.look".into(), window));
     }
     let before = rig.hub.metric("hub_recorder_events_total").await?;
-    let done = turn(lanes, window, rig.hub.server.pid).await?;
+    let done = turn(lanes, window, &[rig.hub.server.pid]).await?;
     rig.hub.settled().await?;
     let took = window.from().elapsed().as_secs_f64();
     // Two events a call.

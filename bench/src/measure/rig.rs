@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::Bench;
 use crate::client::{callee, nats, sdk, socket};
-use crate::machine::cpu_seconds;
+use crate::machine::family_seconds;
 use crate::process::{self, Hub, Server};
 use crate::stats::{Tally, Window};
 
@@ -30,14 +30,7 @@ impl Rig {
         let nats = process::start_nats().await?;
         let key = caller_key(&hub).await?;
         let mut callees = JoinSet::new();
-        let mut spoke = socket::connect(hub.server.address, &hub.admin_key).await?;
-        let operations = vec![
-            callee::spec("bench.look", OperationType::Query),
-            callee::spec("bench.change", OperationType::Mutation),
-            callee::spec("bench.count", OperationType::Subscription),
-        ];
-        callee::register(&mut spoke, "raw", operations).await?;
-        callees.spawn(callee::serve(spoke, &["bench.count"]));
+        serve(&hub, &mut callees).await?;
         callees.spawn(callee::serve(socket::connect(relay.address, "").await?, &["bench.count"]));
         if let Some(nats) = &nats {
             callees.spawn(nats::serve(nats.address));
@@ -65,6 +58,19 @@ impl Rig {
     }
 }
 
+/// Connects the thin callee to a hub.
+pub(crate) async fn serve(hub: &Hub, callees: &mut JoinSet<Result<()>>) -> Result<()> {
+    let mut spoke = socket::connect(hub.server.address, &hub.admin_key).await?;
+    let operations = vec![
+        callee::spec("bench.look", OperationType::Query),
+        callee::spec("bench.change", OperationType::Mutation),
+        callee::spec("bench.count", OperationType::Subscription),
+    ];
+    callee::register(&mut spoke, "raw", operations).await?;
+    callees.spawn(callee::serve(spoke, &["bench.count"]));
+    Ok(())
+}
+
 /// A new key with the scope that the operations ask for.
 pub(crate) async fn caller_key(hub: &Hub) -> Result<String> {
     let admin = Client::connect(&hub.url(), &hub.admin_key).await?;
@@ -76,25 +82,30 @@ pub(crate) async fn caller_key(hub: &Hub) -> Result<String> {
 /// What a turn came to.
 pub(crate) struct Turn {
     pub(crate) tally: Tally,
-    /// Processor seconds that the server used within the window.
-    pub(crate) cpu: f64,
+    /// Processor seconds that each of the servers used within the window.
+    pub(crate) cpu: Vec<f64>,
 }
 
 impl Turn {
-    /// Microseconds of the server per call or item.
-    #[expect(clippy::cast_precision_loss, reason = "counts of a benchmark are far below 2^52")]
+    /// Microseconds of all servers per call or item.
     pub(crate) fn cpu_micros(&self) -> f64 {
-        if self.tally.count == 0 { 0.0 } else { self.cpu * 1e6 / self.tally.count as f64 }
+        (0..self.cpu.len()).map(|server| self.cpu_micros_of(server)).sum()
+    }
+
+    /// Microseconds of one server per call or item.
+    #[expect(clippy::cast_precision_loss, reason = "counts of a benchmark are far below 2^52")]
+    pub(crate) fn cpu_micros_of(&self, server: usize) -> f64 {
+        if self.tally.count == 0 { 0.0 } else { self.cpu[server] * 1e6 / self.tally.count as f64 }
     }
 }
 
-/// Runs the lanes of one turn together, and watches the server's processor time meanwhile.
-pub(crate) async fn turn(mut lanes: JoinSet<Result<Tally>>, window: Window, pid: u32) -> Result<Turn> {
+/// Runs the lanes of one turn together, and watches the servers' processor time meanwhile.
+pub(crate) async fn turn(mut lanes: JoinSet<Result<Tally>>, window: Window, servers: &[u32]) -> Result<Turn> {
     let watch = async {
         tokio::time::sleep_until(window.from().into()).await;
-        let before = cpu_seconds(pid);
+        let before: Vec<f64> = servers.iter().map(|pid| family_seconds(*pid)).collect();
         tokio::time::sleep_until(window.to().into()).await;
-        cpu_seconds(pid) - before
+        servers.iter().zip(before).map(|(pid, before)| family_seconds(*pid) - before).collect()
     };
     let gather = async {
         let mut total = Tally::new(window);

@@ -113,7 +113,7 @@ async fn one(bench: &Bench<'_>, rig: &Rig, system: System, shape: Shape) -> Resu
             Lane::Nats(connection) => lanes.spawn(nats::call(connection, number, in_flight, window)),
         };
     }
-    turn(lanes, window, pid_of(rig, system)).await
+    turn(lanes, window, &[pid_of(rig, system)]).await
 }
 
 enum Lane {
@@ -151,7 +151,8 @@ fn figures(system: System, shape: Shape, mut turns: Vec<Turn>) -> Vec<Figure> {
     let cpu = median(&turns.iter().map(Turn::cpu_micros).collect::<Vec<_>>());
     // Only what the issue aims at: a query through clients that cost the same on both sides.
     let aimed = system == System::Query;
-    let aim = Aim { relay: aimed.then_some(AIM.0), nats: (aimed && in_flight == 64).then_some(AIM.1) };
+    let nats = (aimed && in_flight == 64).then_some(AIM.1);
+    let aim = Aim { relay: aimed.then_some(AIM.0), nats, least: None };
     if in_flight > 1 {
         let case =
             format!("{in_flight} in flight over {lanes} {}", if lanes == 1 { "connection" } else { "connections" });

@@ -25,7 +25,7 @@ pub(crate) async fn run(bench: &Bench<'_>, seconds: u64) -> Result<()> {
         let number = u16::try_from(lane)?;
         set.spawn(socket::call(socket, number, share(in_flight, lanes, lane), "bench.look".into(), window));
     }
-    let done = turn(set, window, rig.hub.server.pid).await?;
+    let done = turn(set, window, &[rig.hub.server.pid]).await?;
     println!("{:.0} calls/s, {:.1} µs of the hub's processor time each", done.tally.per_second(), done.cpu_micros());
     rig.down().await
 }

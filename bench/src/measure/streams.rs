@@ -61,5 +61,5 @@ async fn one(bench: &Bench<'_>, rig: &Rig, system: &str, streams: usize) -> Resu
         }
     }
     let pid = if system == RELAY { rig.relay.pid } else { rig.hub.server.pid };
-    turn(lanes, window, pid).await
+    turn(lanes, window, &[pid]).await
 }

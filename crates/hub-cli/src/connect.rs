@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use hub_protocol::ops::Operation;
-use hub_spoke::{Client, ConnectionState, ErrorCode, Json, Subscription};
+use hub_spoke::{Client, ConnectError, ConnectionState, ErrorCode, Json, Subscription};
 
 use crate::failure::{Failure, Result};
 use crate::output::Out;
@@ -113,6 +113,11 @@ impl Cx {
     /// The admin key that a hub on this machine has made. It never goes to another machine by itself.
     fn local_key(&self) -> Result<Key> {
         let url = &self.globals.url;
+        if let Some(reason) = wrong_scheme(url) {
+            // Whatever key is used: the URL is what has to be mended.
+            let error = ConnectError::InvalidUrl { url: without_secrets(url), reason };
+            return Err(Failure::Connect { error, key: String::new() });
+        }
         if !is_loopback(url) {
             return Err(Failure::NoKey(format!(
                 "no key for {}: give it with --key-file FILE or in the variable HUB_KEY",
@@ -190,10 +195,20 @@ fn key_in(file: &Path) -> Result<Key> {
 
 /// Scheme and host only: people put keys elsewhere in URLs.
 fn without_secrets(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (scheme, rest) = url.split_once("://").map_or((None, url), |(scheme, rest)| (Some(scheme), rest));
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host = host.rsplit('@').next().unwrap_or_default();
-    format!("{scheme}://{host}")
+    scheme.map_or_else(|| host.to_owned(), |scheme| format!("{scheme}://{host}"))
+}
+
+fn wrong_scheme(url: &str) -> Option<&'static str> {
+    match url.trim().split_once("://") {
+        None => Some("it has no scheme"),
+        Some((scheme, _)) => {
+            let known = ["ws", "wss", "http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+            (!known).then_some("its scheme is none of ws, wss, http, https")
+        }
+    }
 }
 
 fn is_loopback(url: &str) -> bool {
@@ -245,6 +260,6 @@ mod tests {
     #[test]
     fn a_url_is_shown_without_secrets() {
         assert_eq!(without_secrets("wss://u:hub_x@h:1/p?key=hub_y"), "wss://h:1");
-        assert_eq!(without_secrets("h"), "://h");
+        assert_eq!(without_secrets("h"), "h");
     }
 }

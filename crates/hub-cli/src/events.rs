@@ -5,19 +5,21 @@ use std::collections::VecDeque;
 use clap::Args;
 use futures_util::StreamExt;
 use hub_protocol::ops::events::{EventItem, ListEvents};
-use hub_protocol::ops::hub::GetStatus;
 use serde_json::json;
 
 use crate::connect::{Cx, Hub, connection_note};
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::output::{Out, Paint, clean, cut};
 use crate::time::clock;
 
 /// Largest page that the hub gives.
 const PAGE: u32 = 1000;
 
-/// How far back the newest events are looked for: a topic may be rare.
-const BACK: u64 = 10_000;
+/// How many events are looked at for the newest ones: a topic may be rare.
+const BACK: u64 = 200_000;
+
+/// A position that no log has reached, exact in every JSON parser.
+const BEYOND: u64 = (1 << 53) - 1;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -50,47 +52,64 @@ pub(crate) async fn run(cx: &Cx, args: EventsArgs) -> Result<()> {
     if args.follow {
         return follow(cx.out, &hub, args).await;
     }
-    let events = match args.after {
-        Some(after) => page(&hub, &args, after, false).await?,
-        None => {
-            // Without the right to ask for the newest position the log is read from its beginning.
-            let newest = match hub.call(&GetStatus {}).await {
-                Ok(status) => status.last_event,
-                Err(Failure::Call { .. }) => 0,
-                Err(other) => return Err(other),
-            };
-            page(&hub, &args, newest.saturating_sub(BACK), true).await?
-        }
+    let (events, searched_after) = match args.after {
+        Some(after) => (page(&hub, &args, after).await?, after),
+        None => newest(&hub, &args).await?,
     };
     if cx.out.json {
-        return cx.out.document(&json!({ "events": events }));
+        return cx.out.document(&json!({ "events": events, "searchedAfter": searched_after }));
     }
-    if events.is_empty() {
+    if args.after.is_none() && searched_after > 0 && events.len() < args.limit {
+        cx.out.note(&format!("looked at the events after {searched_after} only; --after 0 looks at all"));
+    } else if events.is_empty() {
         cx.out.note("no such events, or none that you may see");
     }
     events.iter().try_for_each(|event| show(cx.out, event))
 }
 
-/// The first events after a position, or with `newest` the last ones.
-async fn page(hub: &Hub, args: &EventsArgs, after: u64, newest: bool) -> Result<VecDeque<EventItem>> {
+/// The first events after a position.
+async fn page(hub: &Hub, args: &EventsArgs, after: u64) -> Result<VecDeque<EventItem>> {
     let mut params = ListEvents { topics: args.topic.clone(), after: Some(after), limit: Some(PAGE) };
     let mut kept = VecDeque::new();
     loop {
         let page = hub.call(&params).await?;
         for event in page.events {
-            if kept.len() >= args.limit && !newest {
+            if kept.len() >= args.limit {
                 return Ok(kept);
             }
             kept.push_back(event);
-            if kept.len() > args.limit {
-                kept.pop_front();
-            }
         }
         if !page.more {
             return Ok(kept);
         }
         params.after = Some(page.next_after);
     }
+}
+
+/// The last events, oldest first, and the position after which the log was looked at for them; 0 when all of it was.
+async fn newest(hub: &Hub, args: &EventsArgs) -> Result<(VecDeque<EventItem>, u64)> {
+    let mut params = ListEvents { topics: args.topic.clone(), after: Some(BEYOND), limit: Some(1) };
+    // Reading on from beyond the end leads to the end.
+    let mut end = hub.call(&params).await?.next_after;
+    let floor = end.saturating_sub(BACK);
+    let mut kept = VecDeque::new();
+    while end > floor && kept.len() < args.limit {
+        let after = end.saturating_sub(u64::from(PAGE)).max(floor);
+        (params.after, params.limit) = (Some(after), Some(PAGE));
+        let page = hub.call(&params).await?;
+        let trimmed = page.events.first().is_some_and(|event| event.kind == "gap");
+        // What was stored since the last page comes again with the next one.
+        let events = page.events.into_iter().filter(|event| event.seq <= end && event.kind != "gap");
+        let events: Vec<EventItem> = events.collect();
+        for event in events.into_iter().rev().take(args.limit - kept.len()) {
+            kept.push_front(event);
+        }
+        if trimmed {
+            return Ok((kept, 0));
+        }
+        end = after;
+    }
+    Ok((kept, end))
 }
 
 async fn follow(out: Out, hub: &Hub, args: EventsArgs) -> Result<()> {

@@ -91,8 +91,10 @@ fn refuse(error: &clap::Error) -> ExitCode {
     let json = std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--json");
     if error.use_stderr() && json {
         let text = error.to_string();
-        let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        return report(Out::new(true), &Failure::Usage(first.to_owned()));
+        // Up to the usage: which arguments are missing stands on lines of their own.
+        let lines: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+        let said = lines.join(" ");
+        return report(Out::new(true), &Failure::Usage(said.trim_start_matches("error: ").to_owned()));
     }
     // Prints help to standard output, errors to standard error; where nobody reads, nothing is to be said.
     let _ = error.print();

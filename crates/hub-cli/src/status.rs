@@ -1,6 +1,6 @@
 //! `hub status` and `hub whoami`.
 
-use hub_protocol::ops::hub::{GetStatus, WhoAmI};
+use hub_protocol::ops::hub::{GetStatus, HubItem, WhoAmI};
 
 use crate::connect::Cx;
 use crate::failure::Result;
@@ -26,7 +26,33 @@ pub(crate) async fn status(cx: &Cx) -> Result<()> {
     table.fact("calls running", status.calls_in_flight.to_string());
     table.fact("records to write", status.recorder_backlog.to_string());
     table.fact("newest event", status.last_event.to_string());
-    cx.out.table(&table)
+    cx.out.table(&table)?;
+    if status.hubs.is_empty() { Ok(()) } else { cx.out.table(&hubs(&status.hubs)) }
+}
+
+fn hubs(hubs: &[HubItem]) -> Table {
+    let heads = ["HUB", "ADDRESS", "STATE", ">CONNECTIONS", ">SPOKES", ">CALLS", ">TO WRITE", ">HEARD", "VERSION"];
+    let mut table = Table::new(&heads);
+    for hub in hubs {
+        let state = match (hub.own, hub.draining, hub.linked) {
+            (_, true, _) => Cell::new("going down", Paint::Yellow),
+            (true, ..) => Cell::new("this hub", Paint::Green),
+            (.., true) => Cell::new("linked", Paint::Green),
+            (.., false) => Cell::new("not linked", Paint::Red),
+        };
+        table.row([
+            Cell::new(hub.hub_id.to_string(), Paint::Bold),
+            (&hub.address).into(),
+            state,
+            hub.connections.to_string().into(),
+            hub.spokes.to_string().into(),
+            hub.calls_in_flight.to_string().into(),
+            hub.recorder_backlog.to_string().into(),
+            format!("{} ago", duration(now_ms().saturating_sub(hub.last_heard_at))).into(),
+            (&hub.version).into(),
+        ]);
+    }
+    table
 }
 
 pub(crate) async fn whoami(cx: &Cx) -> Result<()> {

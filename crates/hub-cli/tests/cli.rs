@@ -106,6 +106,48 @@ async fn failures_have_their_exit_codes() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_said_before_what_is_missing() -> Result<()> {
+    let server = TestHub::start().await?;
+    let home = tempfile::tempdir()?;
+    for url in ["foo", "ftp://foo"] {
+        let mut without_key = hub(&server, &["--url", url, "whoami"]);
+        without_key.env_remove("HUB_KEY").env("HUB_DATA_DIR", home.path());
+        let ran = without_key.output().await?;
+        let errors = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert_eq!(ran.status.code(), Some(2), "{errors}");
+        assert!(errors.contains("hub url") && errors.contains("scheme") && !errors.contains("\"://"), "{errors}");
+    }
+    let (exit, errors) = fails(&server, &["--json", "call"]).await?;
+    assert!(exit == 2 && errors.contains("<OPERATION>"), "{errors}");
+    for words in [&["--scope", ""][..], &["--scope", "a b"], &["--expires", "0s"]] {
+        let (exit, errors) = fails(&server, &[&["keys", "create", "x"], words].concat()).await?;
+        assert!(exit == 1 && errors.contains("VALIDATION_ERROR"), "{words:?}: {errors}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_events_of_a_rare_topic_are_found_below_many_others() -> Result<()> {
+    let server = TestHub::start().await?;
+    ok(&server, &["call", "events.publish", "topic=rare:1", "type=first"]).await?;
+    ok(&server, &["call", "events.publish", "topic=rare:1", "type=second"]).await?;
+    let client = server.client().await?;
+    // More than are looked at in one page.
+    for _ in 0..2_500 {
+        client.call_raw("events.publish", serde_json::json!({"topic": "often:1", "type": "x"})).await?;
+    }
+    let shown = json(&server, &["events", "--topic", "rare:*", "--limit", "1"]).await?;
+    assert_eq!(shown["events"].as_array().map(Vec::len), Some(1), "{shown}");
+    assert_eq!(shown["events"][0]["type"], "second", "{shown}");
+    let all = json(&server, &["events", "--topic", "rare:*"]).await?;
+    assert_eq!((&all["events"][0]["type"], &all["searchedAfter"]), (&"first".into(), &0.into()), "{all}");
+    let often = json(&server, &["events", "--topic", "often:*", "--limit", "3"]).await?;
+    let seqs: Vec<u64> = often["events"].as_array().into_iter().flatten().filter_map(|e| e["seq"].as_u64()).collect();
+    assert!(seqs.len() == 3 && seqs.is_sorted(), "{often}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_command_is_offered_called_and_shown_as_a_tree() -> Result<()> {
     let server = TestHub::start().await?;
     let mut spoke =

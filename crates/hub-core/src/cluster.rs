@@ -26,6 +26,7 @@ use hub_protocol::ops::hub::HubItem;
 use hub_protocol::{CallId, ConnectionId, HubId};
 use hub_pubsub::{Bus, BusDelivery, Connectivity, Inbox};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::hub::Hub;
@@ -71,10 +72,12 @@ struct Inner {
 }
 
 /// A call of another hub that a spoke of this one serves.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Relayed {
     connection: ConnectionId,
     home: HubId,
+    /// Ends it, if it is a stream: those have no end to wait for.
+    stop: Option<CancellationToken>,
 }
 
 impl Cluster {
@@ -116,6 +119,11 @@ impl Cluster {
         self.inner.relays.pin().len()
     }
 
+    /// Ends the streams of other hubs that run here: this hub goes down.
+    pub(crate) fn stop_streams(&self) {
+        self.inner.relays.pin().values().filter_map(|r| r.stop.as_ref()).for_each(CancellationToken::cancel);
+    }
+
     /// Whether the bus works.
     pub(crate) fn bus_is_up(&self) -> bool {
         self.inner.options.bus.connectivity() == Connectivity::Connected
@@ -138,8 +146,8 @@ impl Cluster {
     }
 
     /// Tells the others that a key changed.
-    pub(crate) async fn key_changed(&self, id: hub_protocol::KeyId, public_id: &str, revoked: bool) {
-        self.hint(&Hint::Key { id, public_id: public_id.to_owned(), revoked }).await;
+    pub(crate) async fn key_changed(&self, public_id: &str) {
+        self.hint(&Hint::Key { public_id: public_id.to_owned() }).await;
     }
 
     async fn hint(&self, hint: &Hint) {
@@ -193,7 +201,9 @@ impl Cluster {
             draining: hub.is_draining(),
             gone,
             connections: hub.sessions().len() as u64,
+            spokes: spokes.iter().filter(|s| s.is_local()).count() as u64,
             calls: hub.calls().len() as u64,
+            backlog: hub.recorder().backlog(),
             busy: busy.map(|s| (s.connection, s.in_flight())).take(MAX_BUSY).collect(),
         }
     }
@@ -297,11 +307,14 @@ impl Cluster {
                 let (cluster, hub) = (self.clone(), hub.clone());
                 hub.clone().tasks().spawn("cluster spoke", async move { cluster.refresh(&hub, &name).await });
             }
-            Hint::Key { id, public_id, revoked } => {
-                hub.doorman().forget(&public_id);
-                if revoked {
-                    hub.sessions().revoke(id);
-                }
+            Hint::Key { public_id } => {
+                let hub = hub.clone();
+                hub.clone().tasks().spawn("cluster key", async move {
+                    if let Err(error) = hub.doorman().look_at(hub.store(), &public_id).await {
+                        // The look at all keys makes up for it.
+                        tracing::warn!(error = %crate::error::chain(&error), "a changed key was not looked at");
+                    }
+                });
             }
         }
     }

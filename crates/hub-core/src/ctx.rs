@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use hub_operations::Answer;
@@ -10,6 +11,9 @@ use crate::hub::Hub;
 use crate::live::LiveCall;
 use crate::router::{Caller, Leash, decode};
 use crate::session::Session;
+
+/// How long the answer of a call may hold up what is to follow it.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a handler inside the hub is given.
 #[derive(Clone)]
@@ -52,6 +56,16 @@ impl Ctx {
     #[must_use]
     pub fn aborted(&self) -> &CancellationToken {
         self.live.stop.token()
+    }
+
+    /// Does something once this call was answered: what it does may cut off the very caller. Not later than a second
+    /// from now, since a record that is slow to write must not keep a revoked key alive.
+    pub(crate) fn after_answer(&self, name: &'static str, act: impl FnOnce() + Send + 'static) {
+        let (hub, live) = (self.hub.clone(), Arc::clone(&self.live));
+        self.hub.tasks().spawn(name, async move {
+            let _ended_or_late = tokio::time::timeout(ANSWERED_WITHIN, live.finished()).await;
+            hub.after_answer(name, act);
+        });
     }
 
     pub(crate) fn as_caller(&self) -> &Caller {

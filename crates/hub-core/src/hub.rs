@@ -37,9 +37,9 @@ const CUT_OFF: Duration = Duration::from_secs(1);
 /// Time for the answer to a call to be queued before its connection is closed.
 const AFTER_ANSWER: Duration = Duration::from_millis(10);
 
-/// How often retention and expiry are looked at.
+/// How often retention is looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-const EXPIRE_EVERY: Duration = Duration::from_secs(5);
+const KEYS_EVERY: Duration = Duration::from_secs(5);
 
 /// What may be set when a hub is built.
 #[derive(Debug, Clone)]
@@ -204,9 +204,9 @@ impl HubBuilder {
             crate::cluster::recover(hub.store(), &hub.store().hubs().dead().await?).await;
             cluster.run(&hub, inbox);
             hub.inner.doors.cluster.get_or_init(|| cluster);
+            hub.tasks().spawn("keys", watch_keys(hub.clone()));
         }
         hub.tasks().spawn("sweeper", sweep(hub.clone()));
-        hub.tasks().spawn("expiry", expire(hub.clone()));
         Ok(hub)
     }
 }
@@ -288,7 +288,7 @@ impl Hub {
     }
 
     /// Opens a session for a connected peer; the caller writes what the outbox's reader yields, feeds
-    /// [`Session::receive`], and calls [`Session::end`] when the connection is lost.
+    /// [`Session::receive`], closes it at [`Session::key_over`], and calls [`Session::end`] when the connection is lost.
     #[must_use]
     pub fn connect(&self, principal: Principal, outbox: Outbox) -> Arc<Session> {
         let session = Session::open(self, principal, outbox, self.inner.about.settings.peer.clone());
@@ -404,8 +404,10 @@ impl Hub {
 
     /// Spokes stay while calls run, since those may yet call them.
     fn send_idle_away(&self) {
-        // In a cluster they are as well called at the next hub.
-        let running = !self.calls().is_empty() && self.cluster().is_none();
+        // In a cluster they are as well called at the next hub, if there is one that stays.
+        let leaves = |hub: &HubItem| hub.hub_id == self.id() || hub.draining;
+        let alone = self.cluster().is_none_or(|cluster| cluster.hubs(self).iter().all(leaves));
+        let running = !self.calls().is_empty() && alone;
         self.send_away(|session| session.is_idle() && !(running && session.spoke().is_some()));
     }
 
@@ -414,6 +416,9 @@ impl Hub {
         loop {
             // Each time anew: a read may have been admitted while the hub began to drain.
             self.cancel_reads().await;
+            if let Some(cluster) = self.cluster() {
+                cluster.stop_streams();
+            }
             self.send_idle_away();
             let relaying = self.cluster().map_or(0, Cluster::relaying);
             let idle = self.sessions().all().iter().all(|session| session.is_idle());
@@ -549,17 +554,12 @@ async fn sweep(hub: Hub) {
     }
 }
 
-/// Closes connections whose key has run out.
-async fn expire(hub: Hub) {
+/// Looks at the keys in use: another hub may have ended one while it could not tell.
+async fn watch_keys(hub: Hub) {
     loop {
-        tokio::time::sleep(EXPIRE_EVERY).await;
-        hub.sessions().expire();
-        if hub.cluster().is_some() {
-            // Another hub may have revoked a key while it could not tell.
-            match hub.store().keys().list(false, Stamp::now()).await {
-                Ok(keys) => hub.sessions().keep(&keys.iter().map(|k| k.id).collect()),
-                Err(error) => tracing::warn!(error = %chain(&error), "revoked keys were not looked for"),
-            }
+        tokio::time::sleep(KEYS_EVERY).await;
+        if let Err(error) = hub.doorman().look_at_all(hub.store()).await {
+            tracing::warn!(error = %chain(&error), "ended keys were not looked for");
         }
     }
 }

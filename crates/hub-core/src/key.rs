@@ -3,6 +3,7 @@
 //! The secret has 256 bits from the system's generator, so a plain SHA-256 of the text is stored: there is nothing a
 //! password hash would slow down. The public id names the key in lists and logs and lets scanners recognise a leak.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use hub_protocol::{AccountId, Identity, KeyId};
@@ -12,6 +13,11 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::CoreError;
+
+mod life;
+
+pub use life::KeyEnd;
+use life::{Life, Lives};
 
 /// How every key begins.
 pub(crate) const PREFIX: &str = "hub_";
@@ -91,7 +97,7 @@ pub struct Principal {
 }
 
 /// What is known of the key in use.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct KeyInfo {
     /// Row id.
     pub id: KeyId,
@@ -103,15 +109,22 @@ pub struct KeyInfo {
     pub account_id: AccountId,
     /// Owner's name.
     pub account: String,
-    /// When it ends, in milliseconds since the epoch.
-    pub expires_at: Option<u64>,
+    /// Known where the key was checked, which is where what uses it is ended.
+    #[serde(skip)]
+    life: Arc<Life>,
 }
 
 impl KeyInfo {
-    /// Whether the key has run out.
+    /// When it ends, in milliseconds since the epoch; a rotation makes it earlier.
     #[must_use]
-    pub fn is_expired(&self, now_ms: u64) -> bool {
-        self.expires_at.is_some_and(|at| at <= now_ms)
+    pub fn expires_at(&self) -> Option<u64> {
+        self.life.expires_at()
+    }
+
+    /// Whether the key has ended since it was checked.
+    #[must_use]
+    pub fn end(&self) -> Option<KeyEnd> {
+        self.life.end()
     }
 }
 
@@ -123,7 +136,19 @@ impl Principal {
         Self { identity: Arc::new(identity), key: None }
     }
 
-    fn of(row: &KeyRow) -> Self {
+    /// Waits until the key in use is revoked or runs out; for ever when there is none. Whatever is held open for a
+    /// principal has to end then.
+    pub fn over(&self) -> impl Future<Output = KeyEnd> + Send + use<> {
+        let life = self.key.as_ref().map(|key| Arc::clone(&key.life));
+        async move {
+            match life {
+                Some(life) => life.over().await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn of(row: &KeyRow, life: Arc<Life>) -> Self {
         let identity = Identity {
             id: row.principal.clone(),
             scopes: row.scopes.clone(),
@@ -136,7 +161,7 @@ impl Principal {
             name: row.name.clone(),
             account_id: row.account_id,
             account: row.account.clone(),
-            expires_at: row.expires_at.map(Stamp::millis),
+            life,
         };
         Self { identity: Arc::new(identity), key: Some(Arc::new(key)) }
     }
@@ -162,6 +187,7 @@ struct Known {
 #[derive(Default)]
 pub(crate) struct Doorman {
     known: papaya::HashMap<String, Known>,
+    lives: Lives,
 }
 
 impl Doorman {
@@ -174,11 +200,17 @@ impl Doorman {
         let known = match known {
             Some(known) => known,
             None => {
+                // Before its row is read, so that an end which is stored in between is not missed.
+                let life = self.lives.of(id);
                 let Some(row) = store.keys().by_public_id(id).await? else { return Ok(None) };
                 if row.revoked_at.is_some() {
                     return Ok(None);
                 }
-                let known = Known { hash: row.hash.clone(), principal: Principal::of(&row), seen_at: now.millis() };
+                if let Some(at) = row.expires_at {
+                    life.expire_at(at.millis());
+                }
+                let principal = Principal::of(&row, life);
+                let known = Known { hash: row.hash.clone(), principal, seen_at: now.millis() };
                 if !bool::from(known.hash.ct_eq(&hash)) {
                     return Ok(None);
                 }
@@ -189,8 +221,8 @@ impl Doorman {
                 known
             }
         };
-        let valid = bool::from(known.hash.ct_eq(&hash))
-            && known.principal.key.as_ref().is_none_or(|k| !k.is_expired(now.millis()));
+        let valid =
+            bool::from(known.hash.ct_eq(&hash)) && known.principal.key.as_ref().is_none_or(|k| k.end().is_none());
         Ok(valid.then_some(known.principal))
     }
 
@@ -205,6 +237,45 @@ impl Doorman {
     /// Looks at the row again next time.
     pub(crate) fn forget(&self, public_id: &str) {
         self.known.pin().remove(public_id);
+    }
+
+    /// Takes note of what has become of a key elsewhere.
+    pub(crate) async fn look_at(&self, store: &hub_storage::Store, public_id: &str) -> Result<(), CoreError> {
+        self.forget(public_id);
+        let Some(row) = store.keys().by_public_id(public_id).await? else { return Ok(()) };
+        if row.revoked_at.is_some() {
+            self.revoke(public_id);
+        } else if let Some(at) = row.expires_at {
+            self.expire_at(public_id, at);
+        }
+        Ok(())
+    }
+
+    /// As [`Doorman::look_at`] for all keys in use.
+    pub(crate) async fn look_at_all(&self, store: &hub_storage::Store) -> Result<(), CoreError> {
+        let used = self.lives.used();
+        if used.is_empty() {
+            return Ok(());
+        }
+        let valid = store.keys().list(false, Stamp::now()).await?;
+        let valid: HashMap<&str, &KeyRow> = valid.iter().map(|row| (row.public_id.as_str(), row)).collect();
+        for public_id in used {
+            match valid.get(public_id.as_str()) {
+                Some(row) => row.expires_at.into_iter().for_each(|at| self.expire_at(&public_id, at)),
+                None => self.look_at(store, &public_id).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends what uses the key.
+    pub(crate) fn revoke(&self, public_id: &str) {
+        self.lives.of(public_id).revoke();
+    }
+
+    /// Lets what uses the key end at this time, if not before.
+    pub(crate) fn expire_at(&self, public_id: &str, at: Stamp) {
+        self.lives.of(public_id).expire_at(at.millis());
     }
 }
 

@@ -57,7 +57,7 @@ pub use cluster::ClusterOptions;
 pub use ctx::Ctx;
 pub use error::CoreError;
 pub use hub::{FirstKey, Hub, HubBuilder, Settings};
-pub use key::{KeyInfo, Principal};
+pub use key::{KeyEnd, KeyInfo, Principal};
 pub use keyring::{Keyring, KeyringError, KeyringSource};
 pub use ops::catalogue;
 pub use router::{Called, Caller, Leash};

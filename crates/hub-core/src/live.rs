@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hub_operations::{AbortSignal, Definition, Peer};
 use hub_protocol::ops::calls::{AbortOutcome, Receipt};
-use hub_protocol::{CallError, CallId, ConnectionId, Identity, Json};
+use hub_protocol::{CallError, CallId, ConnectionId, ErrorCode, Identity, Json};
 use hub_storage::Stamp;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -156,6 +156,21 @@ impl LiveCall {
     /// Notes that the hub itself runs the call.
     pub(crate) fn runs_here(&self) {
         self.lock().attempts += 1;
+    }
+
+    /// What nobody waits for any more must not begin: a callee would act on it although its caller was told that it
+    /// did not happen.
+    pub(crate) fn check_deadline(&self) -> Result<(), CallError> {
+        match self.deadline {
+            Some(at) if at <= hub_operations::now_ms() => Err(self.timeout()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The error of a call whose deadline has passed.
+    pub(crate) fn timeout(&self) -> CallError {
+        CallError::new(ErrorCode::Timeout, "the deadline has passed")
+            .with_details(&serde_json::json!({ "deadline": self.deadline }))
     }
 
     /// The spoke that has the call.

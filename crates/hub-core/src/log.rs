@@ -34,6 +34,9 @@ pub(crate) enum LogItem {
     Event(EventRow),
     /// Events from `from` to `to` are past retention.
     Gap { from: u64, to: u64 },
+    /// The log ends at `last`, before the position `asked` for: it is another one, such as a restored copy. What follows
+    /// is what comes after `last`.
+    Shorter { last: u64, asked: u64 },
     /// All that was stored has been given; what follows is live.
     CaughtUp,
 }
@@ -80,12 +83,13 @@ impl EventLog {
         after: Option<u64>,
         root: Option<CallId>,
     ) -> Result<impl Stream<Item = Result<LogItem, CoreError>> + Send + use<>, CoreError> {
-        // Subscribed before looking, so that what is stored in between leaves a hint.
-        let hints = self.target.subscribe(GROWN).await?;
+        // First of all: "now" is when this was asked for, and subscribing may take a way to another server and back.
         let position = match after {
             Some(after) => after,
             None => self.last().await?,
         };
+        // Subscribed before the reader looks, so that what is stored in between leaves a hint.
+        let hints = self.target.subscribe(GROWN).await?;
         let reader =
             Reader { log: self.clone(), hints, root, position, ready: VecDeque::new(), started: false, idle: false };
         Ok(stream::try_unfold(reader, |mut reader| async move {
@@ -115,6 +119,11 @@ impl Reader {
                 let from = self.position + 1;
                 self.position = trimmed;
                 return Ok(LogItem::Gap { from, to: trimmed });
+            }
+            let last = self.log.last().await?;
+            if self.position > last {
+                let asked = std::mem::replace(&mut self.position, last);
+                return Ok(LogItem::Shorter { last, asked });
             }
         }
         loop {

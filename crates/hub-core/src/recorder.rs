@@ -29,6 +29,9 @@ const LINGER: Duration = Duration::from_millis(2);
 /// Pause before a failed batch is written again.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// Failed attempts between two lines in the log.
+const LOG_EVERY: u32 = 50;
+
 /// One change to the record.
 pub(crate) enum Change {
     /// A call was accepted.
@@ -169,9 +172,13 @@ impl Writer {
 
     /// Writes until it is written: a record is never dropped while the store can come back.
     async fn commit(&self, batch: CallBatch) {
+        let mut failures = 0_u32;
         loop {
             match self.store.calls().record(batch.clone()).await {
                 Ok(rows) => {
+                    if failures > 0 {
+                        tracing::info!(failures, "call records are written again");
+                    }
                     metrics::counter!("hub_recorder_events_total").increment(rows.len() as u64);
                     return self.log.announce(rows.last().map(|r| r.seq)).await;
                 }
@@ -180,7 +187,11 @@ impl Writer {
                     return;
                 }
                 Err(error) => {
-                    tracing::error!(error = %crate::error::chain(&error), "call records wait: the store failed");
+                    // Once per outage and now and then: it may last.
+                    if failures.is_multiple_of(LOG_EVERY) {
+                        tracing::error!(error = %crate::error::chain(&error), "call records wait: the store failed");
+                    }
+                    failures = failures.wrapping_add(1);
                     metrics::counter!("hub_recorder_failures_total").increment(1);
                     tokio::time::sleep(RETRY).await;
                 }

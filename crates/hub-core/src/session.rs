@@ -6,17 +6,17 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
-use hub_operations::{Answer, Close, Incoming, Outbox, Peer, PeerConfig, Responder, now_ms};
+use hub_operations::{Answer, Close, Incoming, Outbox, Peer, PeerConfig, Responder};
 use hub_protocol::{
     CallError, CallId, CallRequested, ConnectionId, Envelope, ErrorCode, Event, Fault, FaultCode, HubId, Identity,
-    Json, Violation, close,
+    Json, OperationType, Violation, close,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::cluster::{Cluster, FromSpoke};
 use crate::directory::SpokeConnection;
 use crate::hub::Hub;
-use crate::key::Principal;
+use crate::key::{KeyEnd, Principal};
 use crate::log::LogItem;
 use crate::router::{Caller, Leash};
 use crate::topics;
@@ -100,10 +100,9 @@ impl Session {
         }
     }
 
-    /// Whether the key has run out since the connection was made.
-    #[must_use]
-    pub fn is_expired(&self) -> bool {
-        self.principal.key.as_ref().is_some_and(|k| k.is_expired(now_ms()))
+    /// Waits until the key in use has ended; answers how the connection is to be closed then.
+    pub async fn key_over(&self) -> Close {
+        close_of(self.principal.over().await)
     }
 
     /// Asks for the connection to be closed.
@@ -177,7 +176,8 @@ impl Session {
         if let (Some(claimed), true) = (&request.identity, believed) {
             principal.identity = Arc::new(self.impersonated(claimed));
         }
-        let kind = self.hub.kind_of(&request.operation_id, &principal.identity);
+        // An operation that is not known here is refused there, with one answer.
+        let kind = self.hub.kind_of(&principal, &request.operation_id).unwrap_or(OperationType::Query);
         Some((cluster.clone(), home, FromSpoke { parent, connection: self.id, principal, kind }))
     }
 
@@ -275,6 +275,10 @@ async fn forward(hub: Hub, session: Weak<Session>) {
     }
 }
 
+fn close_of(end: KeyEnd) -> Close {
+    Close { code: close::KEY_REVOKED, reason: format!("key {}", end.as_str()), flush: false }
+}
+
 fn check_request_id(id: &str) -> Result<(), CallError> {
     if id.len() <= MAX_REQUEST_ID {
         return Ok(());
@@ -293,9 +297,10 @@ impl Responder for ForSession {
             return async { Err(CallError::new(ErrorCode::Aborted, "the connection is closed")) }.boxed();
         };
         async move {
-            if session.is_expired() {
-                session.close(close::KEY_REVOKED, "key expired", false);
-                return Err(CallError::new(ErrorCode::AccessDenied, "the key has expired"));
+            if let Some(end) = session.principal.key.as_ref().and_then(|key| key.end()) {
+                let Close { code, reason, flush } = close_of(end);
+                session.close(code, reason, flush);
+                return Err(end.error());
             }
             if session.hub.is_draining() && !session.may_finish(&incoming.request) {
                 return Err(CallError::new(ErrorCode::Overloaded, "the hub is draining"));

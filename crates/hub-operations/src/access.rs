@@ -1,6 +1,10 @@
 //! Who may call what (protocol §5, `AccessControl`). Nothing is allowed that no rule allows.
 
-use hub_protocol::{AccessControl, CallError, ErrorCode, Identity, Json};
+use std::collections::HashSet;
+use std::fmt;
+
+use hub_protocol::{AccessControl, CallError, ErrorCode, Identity, Json, Violation};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 /// Whether the caller may know that the operation exists: its scopes suffice and, where a resource is needed, it
@@ -16,7 +20,8 @@ pub fn is_visible(rule: &AccessControl, caller: &Identity) -> bool {
 /// Checks the resource that the input names. Call after [`is_visible`].
 ///
 /// # Errors
-/// `ACCESS_DENIED` when the caller lacks the action on that resource and on `"type:*"`.
+/// `ACCESS_DENIED` when the caller lacks the action on that resource and on `"type:*"`; `VALIDATION_ERROR` when the
+/// input has a member twice, so that hub and callee might read different ones.
 pub fn check_resource(
     rule: &AccessControl,
     caller: &Identity,
@@ -31,12 +36,46 @@ pub fn check_resource(
     }
     let default_param = format!("{kind}Id");
     let param = resource_param.unwrap_or(&default_param);
-    let id = input.parse::<Value>().ok().and_then(|v| v.get(param)?.as_str().map(str::to_owned));
+    let members = input.parse::<Members>().unwrap_or_default().0;
+    let mut named = HashSet::new();
+    if let Some((twice, _)) = members.iter().find(|(name, _)| !named.insert(name)) {
+        // The callee may read the other one.
+        let message = "a member that stands twice could name either resource".to_owned();
+        let path = format!("/{}", twice.replace('~', "~0").replace('/', "~1"));
+        return Err(
+            CallError::new(ErrorCode::ValidationError, message.clone()).with_details(&[Violation { path, message }])
+        );
+    }
+    let id = members.iter().find(|(name, _)| name == param).and_then(|(_, id)| id.as_str());
     match id {
         // "*" as an id in the input must not be read as the wildcard.
         Some(id) if id != "*" && holds(caller, &format!("{kind}:{id}"), action) => Ok(()),
         _ => Err(CallError::new(ErrorCode::AccessDenied, format!("not allowed to {action} this {kind}"))
             .with_details(&serde_json::json!({ "resourceType": kind, "resourceAction": action }))),
+    }
+}
+
+/// The members of an object as they stand there, doubles included.
+#[derive(Default)]
+struct Members(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Each;
+        impl<'de> Visitor<'de> for Each {
+            type Value = Members;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Each)
     }
 }
 
@@ -110,6 +149,21 @@ mod tests {
         let caller = caller(&[], &[("project:p1", "write")]);
         assert!(check_resource(&on_project(), &caller, Some("target"), &json!({"target": "p1"}).into()).is_ok());
         assert!(check_resource(&on_project(), &caller, Some("target"), &json!({"projectId": "p1"}).into()).is_err());
+    }
+
+    #[test]
+    fn a_member_that_stands_twice_names_no_resource() {
+        let caller = caller(&[], &[("project:p1", "write")]);
+        for twice in [
+            r#"{"projectId": "p2", "projectId": "p1"}"#,
+            r#"{"project\u0049d": "p2", "projectId": "p1"}"#,
+            r#"{"projectId": "p1", "a": 1, "a": 1}"#,
+        ] {
+            let refused = check_resource(&on_project(), &caller, None, &Json::from_text(twice).unwrap());
+            assert!(refused.unwrap_err().is(ErrorCode::ValidationError), "{twice}");
+        }
+        let below = r#"{"projectId": "p1", "a": {"projectId": "p1"}}"#;
+        assert!(check_resource(&on_project(), &caller, None, &Json::from_text(below).unwrap()).is_ok());
     }
 
     #[test]

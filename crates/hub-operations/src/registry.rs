@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, Stream, StreamExt};
 use hub_protocol::ops::Operation;
-use hub_protocol::{CallError, ErrorCode, Json, OperationSpec, OperationType, Violation};
+use hub_protocol::{CallError, ErrorCode, Json, OperationSpec, OperationType};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -231,11 +231,11 @@ impl<C> Entry<C> {
 
 fn parse<P: DeserializeOwned>(id: &str, input: &Json) -> Result<P, CallError> {
     // A call without input is a call with an empty object: most operations have only optional members.
-    let parsed = if input.is_null() { serde_json::from_str("{}") } else { input.parse() };
-    parsed.map_err(|e| {
+    let parsed = if input.is_null() { Json::from(serde_json::json!({})).read() } else { input.read() };
+    parsed.map_err(|at| {
         // The schema has let it pass, so this is a rule no schema states (for example a number above u64).
-        let at = Violation { path: String::new(), message: format!("line {} column {}", e.line(), e.column()) };
-        CallError::new(ErrorCode::ValidationError, format!("input of {id} does not fit its type")).with_details(&[at])
+        let message = format!("input of {id} does not fit its type: {}: {}", at.path, at.message);
+        CallError::new(ErrorCode::ValidationError, message).with_details(&[at])
     })
 }
 

@@ -4,7 +4,6 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::event::lenient_ms;
 use crate::{
     CallAborted, CallCompleted, CallFailed, CallRequested, CallResponded, Envelope, Event, Fault, FaultCode, IdStyle,
     Identity, Json, OnDisconnect,
@@ -15,10 +14,14 @@ struct RawEnvelope<'a> {
     #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,
     #[serde(default, borrow)]
-    id: Cow<'a, str>,
+    id: Option<Text<'a>>,
     #[serde(default, borrow)]
     payload: Option<&'a RawValue>,
 }
+
+/// A text that stays a slice of the frame where it can. In an option a plain `Cow` would always be copied.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 // The borrowed twins of the two hot payloads: their JSON members stay slices of the frame.
 #[derive(Deserialize)]
@@ -31,10 +34,10 @@ struct RawRequested<'a> {
     input: Option<&'a RawValue>,
     #[serde(default)]
     parent_request_id: Option<String>,
-    #[serde(default, deserialize_with = "lenient_ms")]
-    deadline: Option<u64>,
-    #[serde(default, deserialize_with = "lenient_ms")]
-    idle_timeout: Option<u64>,
+    #[serde(default, borrow)]
+    deadline: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    idle_timeout: Option<&'a RawValue>,
     #[serde(default)]
     identity: Option<Identity>,
     #[serde(default, borrow)]
@@ -72,11 +75,12 @@ struct TopicPayload {
 /// A [`Fault`] that can be sent back as it is.
 pub fn decode(frame: &Bytes) -> Result<(Event, IdStyle), Fault> {
     let raw: RawEnvelope<'_> = object(frame, FaultCode::UnreadableEnvelope, "envelope")?;
-    let style = if raw.id.is_empty() { IdStyle::Empty } else { IdStyle::Envelope };
+    let id = raw.id.map(|id| id.0).unwrap_or_default();
+    let style = if id.is_empty() { IdStyle::Empty } else { IdStyle::Envelope };
     let text = raw.payload.map_or("null", RawValue::get);
-    let own_id = |in_payload: String| match (in_payload.is_empty(), raw.id.is_empty()) {
+    let own_id = |in_payload: String| match (in_payload.is_empty(), id.is_empty()) {
         (false, _) => Ok(in_payload),
-        (true, false) => Ok(raw.id.to_string()),
+        (true, false) => Ok(id.to_string()),
         (true, true) => Err(Fault {
             code: FaultCode::BadPayload,
             message: "payload: neither requestId nor the envelope's id names a call".to_owned(),
@@ -90,8 +94,8 @@ pub fn decode(frame: &Bytes) -> Result<(Event, IdStyle), Fault> {
                 operation_id: p.operation_id,
                 input: p.input.map_or_else(Json::null, |r| Json::slice_of(frame, r)),
                 parent_request_id: p.parent_request_id,
-                deadline: p.deadline,
-                idle_timeout: p.idle_timeout,
+                deadline: p.deadline.map(ms).transpose()?,
+                idle_timeout: p.idle_timeout.map(ms).transpose()?,
                 identity: p.identity,
                 metadata: p.metadata.map(|r| Json::slice_of(frame, r)),
                 idempotency_key: p.idempotency_key,
@@ -124,7 +128,7 @@ pub fn decode(frame: &Bytes) -> Result<(Event, IdStyle), Fault> {
         "hub.protocol_error" => Event::ProtocolError(payload(text)?),
         _ => {
             let message = Envelope {
-                id: raw.id.to_string(),
+                id: id.to_string(),
                 payload: raw.payload.map_or_else(Json::null, |r| Json::slice_of(frame, r)),
                 kind: raw.kind.into_owned(),
             };
@@ -142,6 +146,22 @@ fn payload<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Fault> {
     object(text.as_bytes(), FaultCode::BadPayload, "payload")
 }
 
+/// A number of milliseconds in any spelling, cut to what can be told. One beyond every float fails in the parser
+/// itself, so that it is read as text here.
+fn ms(raw: &RawValue) -> Result<u64, Fault> {
+    let text = raw.get();
+    let is_number = text.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+    match text.parse::<u64>() {
+        Ok(ms) => Ok(ms),
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "float to int casts saturate")]
+        Err(_) if is_number => Ok(text.parse::<f64>().map_or(0, |ms| ms as u64)),
+        Err(_) => {
+            let message = "payload: expected a number of milliseconds".to_owned();
+            Err(Fault { code: FaultCode::BadPayload, message })
+        }
+    }
+}
+
 fn only_id(text: &str) -> Result<String, Fault> {
     payload::<CallCompleted>(text).map(|p| p.request_id)
 }
@@ -155,7 +175,7 @@ fn object<'a, T: Deserialize<'a>>(text: &'a [u8], code: FaultCode, part: &str) -
 }
 
 /// What is wrong, in words of ours only: serde quotes the offending value, which may be a secret and ends in logs.
-fn describe(error: &serde_json::Error) -> String {
+pub(crate) fn describe(error: &serde_json::Error) -> String {
     let text = error.to_string();
     if !error.is_data() || text.starts_with("missing field") || text.starts_with("duplicate field") {
         return text;
@@ -163,7 +183,10 @@ fn describe(error: &serde_json::Error) -> String {
     // The quoted value comes first, so the last ", expected" is serde's own.
     text.rsplit_once(", expected ").map_or_else(
         || format!("a value does not fit at line {} column {}", error.line(), error.column()),
-        |(_, wanted)| format!("expected {wanted}"),
+        |(_, wanted)| {
+            let what = if text.starts_with("unknown field") { "no such member, " } else { "" };
+            format!("{what}expected {wanted}")
+        },
     )
 }
 
@@ -183,7 +206,7 @@ mod tests {
             (r#"{"type":"__ping"}"#, r#"unknown type "__ping""#),
             (
                 r#"{"type":"call.requested","id":"r","payload":{"operationId":"a.b","deadline":"hunter2, expected x"}}"#,
-                "payload: expected a number of milliseconds at line 1 column 53",
+                "payload: expected a number of milliseconds",
             ),
             (
                 r#"{"type":"call.requested","id":"r","payload":{"operationId":"a.b","onDisconnect":"hunter2"}}"#,

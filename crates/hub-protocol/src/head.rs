@@ -19,7 +19,7 @@ pub fn decode_head(head: &[u8]) -> Option<(String, IdStyle)> {
     if matches!(&end, Err(e) if e.is_data()) || seen.kind.as_deref() != Some("call.requested") {
         return None;
     }
-    let envelope_id = seen.id.filter(|id| !id.is_empty());
+    let envelope_id = seen.id.flatten().filter(|id| !id.is_empty());
     let style = if envelope_id.is_some() { IdStyle::Envelope } else { IdStyle::Empty };
     seen.request_id.flatten().filter(|id| !id.is_empty()).or(envelope_id).map(|id| (id, style))
 }
@@ -28,7 +28,7 @@ pub fn decode_head(head: &[u8]) -> Option<(String, IdStyle)> {
 #[derive(Default)]
 struct Seen {
     kind: Option<String>,
-    id: Option<String>,
+    id: Option<Option<String>>,
     request_id: Option<Option<String>>,
     payload: bool,
 }

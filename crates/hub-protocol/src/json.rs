@@ -7,6 +7,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use crate::Violation;
+use crate::decode::describe;
+
+/// Deepest nesting of arrays and objects in what callers and callees give each other: as deep as the usual parsers go.
+pub const MAX_NESTING: usize = 127;
+
 /// One JSON value as the text it arrived in.
 ///
 /// Cloning shares the text, so a payload is routed, recorded and answered without being copied or parsed.
@@ -87,11 +93,58 @@ impl Json {
         serde_json::from_slice(&self.0)
     }
 
+    /// Parses into a typed value; what does not fit is told by its place, in words that quote no value.
+    ///
+    /// # Errors
+    /// The place (JSON Pointer) and the reason.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, Violation> {
+        self.parse().or_else(|_| {
+            // Once more, since keeping track of the place would slow down what fits.
+            let mut text = serde_json::Deserializer::from_slice(&self.0);
+            serde_path_to_error::deserialize(&mut text)
+                .map_err(|e| Violation { path: pointer(e.path()), message: describe(e.inner()) })
+        })
+    }
+
+    /// Whether arrays and objects stand in each other more than `levels` deep. Looks at the text only.
+    #[must_use]
+    pub fn nests_deeper_than(&self, levels: usize) -> bool {
+        // The usual large value is long texts or short rows; what has few brackets needs no closer look.
+        if memchr::memchr2_iter(b'[', b'{', &self.0).nth(levels).is_none() {
+            return false;
+        }
+        let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
+        for byte in &*self.0 {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_text = !in_text,
+                b'[' | b'{' if !in_text => depth += 1,
+                b']' | b'}' if !in_text => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            if depth > levels {
+                return true;
+            }
+        }
+        false
+    }
+
     /// A copy of its own, so that keeping a small value does not keep the whole frame it came in.
     #[must_use]
     pub fn compact(&self) -> Self {
         Self(Bytes::copy_from_slice(&self.0))
     }
+}
+
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    let segment = |segment: &Segment| match segment {
+        Segment::Seq { index } => format!("/{index}"),
+        Segment::Map { key } => format!("/{}", key.replace('~', "~0").replace('/', "~1")),
+        Segment::Enum { .. } | Segment::Unknown => String::new(),
+    };
+    path.iter().map(segment).collect()
 }
 
 impl Default for Json {
@@ -152,5 +205,22 @@ impl JsonSchema for Json {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         true.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nesting_is_told_from_the_text() {
+        let deep = |levels: usize| Json::from_text("[".repeat(levels) + &"]".repeat(levels)).unwrap();
+        assert!(!deep(MAX_NESTING).nests_deeper_than(MAX_NESTING));
+        assert!(deep(MAX_NESTING + 1).nests_deeper_than(MAX_NESTING));
+        assert!(deep(MAX_NESTING).parse::<serde_json::Value>().is_ok(), "the parser goes as deep");
+        let wide = Json::from_text(format!("[{}1]", "{},".repeat(500))).unwrap();
+        assert!(!wide.nests_deeper_than(2));
+        let quoted = Json::from_text(format!(r#"["\"{}","\\",[[1]]]"#, "[".repeat(500))).unwrap();
+        assert!(!quoted.nests_deeper_than(3) && quoted.nests_deeper_than(2));
     }
 }

@@ -47,7 +47,9 @@ pub const KEYS: &[Key] = &[
     key("listen", "127.0.0.1:3300", "address and port to listen on; port 0 takes a free one"),
     key("data_dir", "", "folder for the database and the admin key [default: the platform's data folder]"),
     secret("database", "postgres://… for a database that hubs share [default: a file in data_dir]"),
+    key("database_file", "", "file that holds the URL for database, so that no password is in a list of processes"),
     secret("redis", "redis://… for the bus between hubs that share a database"),
+    key("redis_file", "", "file that holds the URL for redis"),
     key("advertise", "", "URL at which others reach this hub, for lists [default: the address it listens on]"),
     key("base_path", "", "path that everything is served below, for example /hub behind a proxy"),
     key("tls_cert", "", "PEM file with the certificate chain; with tls_key turns TLS on"),
@@ -173,14 +175,16 @@ impl Config {
     /// # Errors
     /// When a value does not parse or two don't go together; names the setting and where it came from.
     pub fn from_layers(layers: &Layered) -> Result<Self, ConfigError> {
-        let ms = |key| layers.parse::<u64>(key, "a number of milliseconds").map(Duration::from_millis);
-        let bytes = |key| layers.parse::<usize>(key, "a number of bytes");
+        let ms = |key| positive(layers, key, "a number of milliseconds above 0").map(Duration::from_millis);
+        let count =
+            |key, expected| Ok::<_, ConfigError>(usize::try_from(positive(layers, key, expected)?).unwrap_or(MOST));
+        let bytes = |key| count(key, "a number of bytes above 0").map(|bytes| bytes.min(MOST));
         let days = |key| {
             let days = layers.parse::<u64>(key, "a number of days")?;
-            Ok::<_, ConfigError>((days > 0).then(|| Duration::from_secs(days * 24 * 3600)))
+            Ok::<_, ConfigError>((days > 0).then(|| Duration::from_secs(days.saturating_mul(24 * 3600))))
         };
         let bounds = Bounds {
-            connections: layers.parse("max_connections", "a number")?,
+            connections: count("max_connections", "a number above 0")?,
             message: bytes("max_message_bytes")?,
             outbound: bytes("outbound_buffer_bytes")?,
             stall: ms("stall_timeout_ms")?,
@@ -190,7 +194,7 @@ impl Config {
         };
         let peer = PeerConfig {
             message_bytes: bounds.message,
-            max_serving: layers.parse("max_in_flight", "a number")?,
+            max_serving: count("max_in_flight", "a number above 0")?,
             ..PeerConfig::default()
         };
         let retention = Retention {
@@ -202,18 +206,18 @@ impl Config {
             listen: layers.parse("listen", "an address like 127.0.0.1:3300")?,
             data_dir: layers.data_dir()?,
             database: database(layers)?,
-            redis: optional(layers, "redis"),
+            redis: url(layers, "redis", "redis_file")?,
             advertise: optional(layers, "advertise"),
             base_path: base_path(layers)?,
             tls: tls(layers)?,
             trusted_proxies: networks(layers)?,
-            allowed_origins: layers.list("allowed_origins"),
+            allowed_origins: origins(layers)?,
             bounds,
-            shutdown_grace: ms("shutdown_grace_ms")?,
+            shutdown_grace: layers.parse("shutdown_grace_ms", "a number of milliseconds").map(Duration::from_millis)?,
             hub: Settings {
                 peer,
                 retention,
-                heartbeat_ms: layers.parse("heartbeat_ms", "a number of milliseconds")?,
+                heartbeat_ms: positive(layers, "heartbeat_ms", "a number of milliseconds above 0")?,
                 ..Settings::default()
             },
             keyring: keyring(layers)?,
@@ -249,13 +253,56 @@ fn optional(layers: &Layered, key: &'static str) -> Option<String> {
 }
 
 fn database(layers: &Layered) -> Result<Option<String>, ConfigError> {
-    let url = optional(layers, "database");
+    let url = url(layers, "database", "database_file")?;
+    let key = if layers.text("database").is_empty() { "database_file" } else { "database" };
     match &url {
         Some(url) if !url.starts_with("postgres://") && !url.starts_with("postgresql://") => {
-            Err(layers.bad("database", "a URL like postgres://user:password@host/name"))
+            Err(layers.bad(key, "a URL like postgres://user:password@host/name"))
         }
         _ => Ok(url),
     }
+}
+
+/// A URL that may hold a password, given as it is or as a file (of systemd, Docker or Kubernetes).
+fn url(layers: &Layered, plain: &'static str, in_file: &'static str) -> Result<Option<String>, ConfigError> {
+    let url = optional(layers, plain);
+    let Some(file) = optional(layers, in_file) else { return Ok(url) };
+    if url.is_some() {
+        let (a, b) = (layers.source(plain), layers.source(in_file));
+        return Err(ConfigError::Rule(format!("{plain} (from {a}) and {in_file} (from {b}) exclude each other")));
+    }
+    let read = std::fs::read_to_string(&file);
+    let text = read.map_err(|error| ConfigError::File { file: file.clone().into(), reason: error.to_string() })?;
+    match text.trim() {
+        "" => Err(ConfigError::File { file: file.into(), reason: format!("no URL in it, for {in_file}") }),
+        url => Ok(Some(url.to_owned())),
+    }
+}
+
+/// Sizes above this are as good as none, and sums of them must not overflow.
+const MOST: usize = usize::MAX / 1024;
+
+/// Where 0 would let nothing through or ask for something without a pause.
+fn positive(layers: &Layered, key: &'static str, expected: &'static str) -> Result<u64, ConfigError> {
+    match layers.parse::<u64>(key, expected)? {
+        0 => Err(layers.bad(key, expected)),
+        number => Ok(number),
+    }
+}
+
+/// What a browser sends as `Origin` has a scheme, a host and maybe a port; another form would never match.
+fn origins(layers: &Layered) -> Result<Vec<String>, ConfigError> {
+    let origins = layers.list("allowed_origins");
+    let fits = |origin: &String| {
+        origin.trim_end_matches('/').split_once("://").is_some_and(|(scheme, host)| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "+-.:[]_".contains(c);
+            !scheme.is_empty() && !host.is_empty() && origin.trim_end_matches('/').replace("://", "").chars().all(plain)
+        })
+    };
+    if origins.iter().all(fits) {
+        return Ok(origins);
+    }
+    Err(layers.bad("allowed_origins", "origins like https://app.example.org by commas"))
 }
 
 fn base_path(layers: &Layered) -> Result<String, ConfigError> {
@@ -350,6 +397,61 @@ mod tests {
         assert_eq!(message, "listen = \"nowhere\" (from HUB_LISTEN) is not an address like 127.0.0.1:3300");
         let message = config(&[], &[], "", "listne = \"x\"").unwrap_err().to_string();
         assert!(message.contains("listne"), "{message}");
+    }
+
+    #[test]
+    fn urls_with_passwords_may_be_in_files_and_are_never_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("url");
+        let path = file.to_str().unwrap();
+        std::fs::write(&file, "postgres://hub:secret@db/hub\n").unwrap();
+        let flags = ["--database-file", path];
+        assert_eq!(config(&flags, &[], "", "").unwrap().database.unwrap(), "postgres://hub:secret@db/hub");
+        let twice = config(&flags, &[("HUB_DATABASE", "postgres://hub:secret@other/hub")], "", "").unwrap_err();
+        assert!(twice.to_string().contains("exclude each other"), "{twice}");
+        std::fs::write(&file, "mysql://hub:secret@db/hub").unwrap();
+        let wrong = [config(&flags, &[], "", ""), config(&["--database", "mysql://hub:secret@db/hub"], &[], "", "")];
+        for wrong in wrong.map(|wrong| wrong.unwrap_err().to_string()).iter().chain([&twice.to_string()]) {
+            assert!(!wrong.contains("secret"), "{wrong}");
+        }
+        std::fs::write(&file, "\n").unwrap();
+        assert!(config(&flags, &[], "", "").is_err());
+    }
+
+    #[test]
+    fn what_would_let_nothing_through_is_refused() {
+        for name in [
+            "max-connections",
+            "max-message-bytes",
+            "max-in-flight",
+            "outbound-buffer-bytes",
+            "stall-timeout-ms",
+            "ping-interval-ms",
+            "header-timeout-ms",
+            "body-timeout-ms",
+            "heartbeat-ms",
+        ] {
+            let flag = format!("--{name}");
+            let message = config(&[&flag, "0"], &[], "", "").unwrap_err().to_string();
+            let named = format!("{} = \"0\" (from {flag}) is not a number", name.replace('-', "_"));
+            assert!(message.starts_with(&named) && message.ends_with("above 0"), "{message}");
+        }
+        assert!(config(&["--shutdown-grace-ms", "0", "--retention-calls-days", "0"], &[], "", "").is_ok());
+        let most = u64::MAX.to_string();
+        assert!(config(&["--max-message-bytes", &most, "--retention-calls-days", &most], &[], "", "").is_ok());
+    }
+
+    #[test]
+    fn an_origin_that_no_browser_sends_is_refused() {
+        for origins in ["foo", "*", "https://", "://a", "https://a/path", "https://a b", "https://u@a", "https://a?x"] {
+            let message = config(&["--allowed-origins", origins], &[], "", "").unwrap_err().to_string();
+            assert!(
+                message.starts_with("allowed_origins = ") && message.contains("https://app.example.org"),
+                "{message}"
+            );
+        }
+        let good = "https://a.example, http://localhost:3000/,http://[::1]:1,chrome-extension://abcdef";
+        assert_eq!(config(&["--allowed-origins", good], &[], "", "").unwrap().allowed_origins.len(), 4);
     }
 
     #[test]

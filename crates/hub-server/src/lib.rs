@@ -25,13 +25,14 @@
 
 mod accept;
 mod clients;
+pub mod commands;
 pub mod config;
 mod http;
-pub mod keyring;
 mod lock;
 mod mcp;
 mod serve;
 mod signals;
+mod supervisor;
 mod telemetry;
 mod ws;
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use hub_server::commands;
 use hub_server::config::{Config, Layered, command};
 use hub_storage::{SqliteOptions, Store};
 
@@ -28,20 +29,67 @@ fn main() -> ExitCode {
 fn cli() -> Command {
     let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help("print JSON");
     let to = Arg::new("to").long("to").value_name("FILE").required(true).help("new file to write to");
-    command()
-        .subcommand(Command::new("config").about("Print the effective configuration with sources").arg(json.clone()))
-        .subcommand(
-            Command::new("backup")
-                .about("Copy the database to a new file, also while a hub is running on it")
-                .arg(to)
-                .arg(json.clone()),
+    let plain = [
+        Command::new("config").about("Print the effective configuration with sources").arg(json.clone()),
+        Command::new("backup")
+            .about("Copy the database to a new file, also while a hub is running on it")
+            .arg(to)
+            .arg(json.clone()),
+        Command::new("operations").about("Print the catalogue of the hub's own operations as JSON").arg(json.clone()),
+        Command::new("admin-key").about("Make a new admin key for a hub that is not running"),
+        Command::new("openapi").about("Print the OpenAPI document of the hub's own operations"),
+        Command::new("health").about("Ask the hub on --listen whether it is ready; exit code 0 if it is"),
+    ];
+    command().subcommands(plain).subcommands([migrate(&json), import(&json), verify(&json), commands::keyring::command()])
+}
+
+fn migrate(json: &Arg) -> Command {
+    let dry_run = Arg::new("dry-run").long("dry-run").action(ArgAction::SetTrue).help("list them, change nothing");
+    Command::new("migrate")
+        .about("Apply the migrations that the database lacks")
+        .long_about(
+            "Applies the migrations that the database lacks: that of --database, else the file in the data folder.\n\n\
+             A hub does so itself when it starts. Run this where hubs may not change tables, or to see beforehand what\n\
+             a new version will do. Hubs of the version before go on running on a migrated database.",
         )
-        .subcommand(
-            Command::new("operations").about("Print the catalogue of the hub's own operations as JSON").arg(json),
+        .args([dry_run, json.clone()])
+        .after_help(
+            "Examples:\n  hub-server migrate --dry-run\n  hub-server migrate --database-file /etc/hub/database-url",
         )
-        .subcommand(Command::new("admin-key").about("Make a new admin key for a hub that is not running"))
-        .subcommand(hub_server::keyring::command())
-        .subcommand(Command::new("openapi").about("Print the OpenAPI document of the hub's own operations"))
+}
+
+fn import(json: &Arg) -> Command {
+    let place = |name: &'static str| Arg::new(name).long(name).value_name("DATABASE");
+    let from = place("from").help("sqlite:PATH or postgres://… [default: the file in the data folder]");
+    let to = place("to").help("postgres://… or sqlite:PATH, new and empty [default: what --database says]");
+    Command::new("import")
+        .about("Copy a whole database into an empty one, for example a grown file into Postgres")
+        .long_about(
+            "Copies everything from one database into another, empty one, then reads both and compares counts and\n\
+             hashes of all tables. The source is left as it is. No hub may run on either. What is interrupted goes on\n\
+             where it ended when the same command is run again.",
+        )
+        .args([from, to, json.clone()])
+        .after_help(
+            "Other users of the machine can read a password on the command line: put the URL into a file.\n\n\
+             Examples:\n  hub-server import --from sqlite:/var/lib/hub/hub.db --database-file /etc/hub/database-url\n  \
+             hub-server import --from sqlite:hub.db --to postgres://hub@localhost/hub",
+        )
+}
+
+fn verify(json: &Arg) -> Command {
+    Command::new("verify")
+        .about("Check that what belongs together in the database is there; exit code 1 if not")
+        .long_about(
+            "Reads the whole database, that of --database or else the file in the data folder, and prints what is not\n\
+             as it should be: calls whose parent or root is missing, gaps in the event log, calls that nobody ends,\n\
+             registrations and idempotency keys that name nothing. Changes nothing; may run beside a hub.",
+        )
+        .arg(json.clone())
+        .after_help(
+            "Exit codes: 0 nothing is wrong, 1 there are findings, 2 it could not be read.\n\n\
+             Examples:\n  hub-server verify\n  hub-server verify --json --database-file restored-url",
+        )
 }
 
 fn dispatch(flags: &ArgMatches) -> Result<bool> {
@@ -63,7 +111,12 @@ fn dispatch(flags: &ArgMatches) -> Result<bool> {
             Ok(true)
         }
         Some(("keyring", sub)) => {
-            runtime()?.block_on(hub_server::keyring::run(&Config::from_layers(&layers(flags)?)?, sub))
+            runtime()?.block_on(commands::keyring::run(&Config::from_layers(&layers(flags)?)?, sub))
+        }
+        Some(("health", _)) => runtime()?.block_on(commands::health(&Config::from_layers(&layers(flags)?)?)),
+        Some((name @ ("migrate" | "import" | "verify"), sub)) => {
+            let config = Config::from_layers(&layers(flags)?)?;
+            runtime()?.block_on(on_database(name, &config, sub))
         }
         Some(("backup", sub)) => {
             let config = Config::from_layers(&layers(flags)?)?;
@@ -75,6 +128,16 @@ fn dispatch(flags: &ArgMatches) -> Result<bool> {
             hub_server::init_logs(&config)?;
             runtime()?.block_on(hub_server::run(config))
         }
+    }
+}
+
+async fn on_database(name: &str, config: &Config, sub: &ArgMatches) -> Result<bool> {
+    let json = sub.get_flag("json");
+    let text = |name: &str| sub.get_one::<String>(name).map(String::as_str);
+    match name {
+        "migrate" => commands::migrate(config, sub.get_flag("dry-run"), json).await,
+        "import" => commands::import(config, text("from"), text("to"), json).await,
+        _ => commands::verify(config, json).await,
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use hub_core::{ClusterOptions, FirstKey, Hub};
 use hub_protocol::HubId;
 use hub_pubsub::{Bus, EventTarget, RedisOptions};
-use hub_storage::{PostgresOptions, SqliteOptions, Store};
+use hub_storage::{PostgresOptions, SqliteOptions, Stamp, Store};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,7 @@ use crate::http::App;
 use crate::lock::FolderLock;
 use crate::mcp;
 use crate::signals::StopRequests;
+use crate::supervisor::Supervisor;
 use crate::telemetry;
 
 /// Steps of starting, in order; `readyz` shows how far the hub is.
@@ -27,6 +28,9 @@ pub(crate) const STEPS: [&str; 4] = ["folder", "store", "hub", "listener"];
 
 /// Longest wait for an answer of the bus: below the silence after which hubs take each other for lost.
 const BUS_ANSWERS: Duration = Duration::from_secs(1);
+
+/// How long one hub may take to make the first key before another does.
+const FIRST_KEY: Duration = Duration::from_secs(5);
 
 /// How far the hub has come.
 #[derive(Default)]
@@ -67,7 +71,10 @@ pub async fn run(config: Config) -> Result<bool> {
     let data_dir = config.data_dir.clone();
     // Before anything is started: who stops a hub that comes up gets an orderly end, too.
     let mut requests = StopRequests::listen()?;
+    let supervisor = Supervisor::new(config.database.is_some());
+    supervisor.status("opening the database");
     let server = start(config).await?;
+    supervisor.ready(&server.url());
     println!("hub {} listening on {}", env!("CARGO_PKG_VERSION"), server.url());
     println!("data in {}", data_dir.display());
     let key = data_dir.join("admin.key");
@@ -79,7 +86,11 @@ pub async fn run(config: Config) -> Result<bool> {
         }
     }
     println!("try:  curl -H \"Authorization: Bearer $(cat '{}')\" {}/api/operations", key.display(), server.url());
-    requests.first().await;
+    tokio::select! {
+        () = requests.first() => {}
+        () = supervisor.watch(server.hub()) => {}
+    }
+    supervisor.stopping(server.grace);
     tokio::select! {
         clean = server.stop() => Ok(clean),
         () = requests.stop_at_once() => Ok(false),
@@ -245,12 +256,17 @@ pub async fn make_admin_key(config: &Config) -> Result<std::path::PathBuf> {
 /// On the first start makes an admin key and leaves it in `admin.key`, for the owner's eyes only.
 async fn write_first_key(hub: &Hub, config: &Config) -> Result<Option<std::path::PathBuf>> {
     let path = config.data_dir.join("admin.key");
-    // Of several hubs on a new database one makes it.
-    let mine = hub.store().leases().hold("first-key", hub.id(), Duration::from_secs(10)).await?;
-    if !mine {
-        return Ok(None);
+    // Of several hubs on a new database one makes it. If that one could not, or was killed in the middle, the next does:
+    // no hub is up before there is a key.
+    while !hub.store().leases().hold("first-key", hub.id(), FIRST_KEY).await? {
+        if !hub.store().keys().list(true, Stamp::now()).await?.is_empty() {
+            return Ok(None);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let made = hub.first_key::<anyhow::Error>(keep_in(&path)).await?;
+    let made = hub.first_key::<anyhow::Error>(keep_in(&path)).await;
+    hub.store().leases().release("first-key", hub.id()).await?;
+    let made = made?;
     Ok(made.then_some(path))
 }
 

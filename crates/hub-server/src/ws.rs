@@ -75,6 +75,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(io: S, hub: &Hub, p
         let ended = tokio::select! {
             ended = write(&shared, &mut sink, queued) => ended,
             ended = read(&shared, &mut stream, &outbox) => ended,
+            close = session.key_over() => Some(close),
         };
         if let Some(how) = &ended {
             if how.code == close::SLOW_CONSUMER {

@@ -176,7 +176,9 @@ impl<O: Resumable + Sync> Follower<O> {
         if after.is_some_and(|after| position <= after) && !O::is_gap(&item) {
             return None;
         }
-        *after = Some(after.map_or(position, |after| after.max(position)));
+        // A gap may also lead back: to the end of a log that is shorter than it was.
+        let further = after.filter(|_| !O::is_gap(&item)).map_or(position, |after| after.max(position));
+        *after = Some(further);
         self.attempt = 0;
         Some(item)
     }

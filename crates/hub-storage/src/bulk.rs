@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
-use hub_protocol::CallId;
+use hub_protocol::{CallId, SpokeId};
 
 use crate::calls::{CallBatch, CallRow, CallUpdate, KeyedOutcome};
 use crate::events::{EventRow, NewEvent, placed};
 use crate::schema::{call_edges, calls, events, idempotency_keys};
 use crate::sqlite::{LiteConn, on_sync};
 use crate::types::{BindDoc, BindId};
-use crate::{SpokeRow, Stamp, StoreError};
+use crate::{DefinitionRow, SpokeRow, Stamp, StoreError};
 
 /// Inserts in statements of a fixed number of rows, which stay prepared, and the rest one by one. A statement
 /// of any length would be made and parsed anew each time.
@@ -46,6 +46,9 @@ pub(crate) trait Bulk {
     async fn defer_references(&mut self) -> Result<(), StoreError>;
     /// Keeps other transactions that name the same thing waiting until this one has ended.
     async fn one_at_a_time(&mut self, what: &str) -> Result<(), StoreError>;
+    /// Stores the definitions that aren't there and registers the spoke for all, where that saves a round trip for each;
+    /// answers whether it did.
+    async fn offer(&mut self, spoke: SpokeId, rows: Vec<DefinitionRow>) -> Result<bool, StoreError>;
     /// The spoke of that name, which no other transaction changes until this one has ended.
     async fn locked_spoke(&mut self, name: &str) -> Result<Option<SpokeRow>, StoreError>;
     /// The clock by which leases run: that of the database where several hubs share one.
@@ -102,6 +105,10 @@ impl Bulk for LiteConn {
     async fn one_at_a_time(&mut self, _: &str) -> Result<(), StoreError> {
         // There is one writer.
         Ok(())
+    }
+
+    async fn offer(&mut self, _: SpokeId, _: Vec<DefinitionRow>) -> Result<bool, StoreError> {
+        Ok(false)
     }
 
     async fn locked_spoke(&mut self, name: &str) -> Result<Option<SpokeRow>, StoreError> {

@@ -305,9 +305,7 @@ backends! {
     ) -> Result<(SpokeRow, EventRow, Option<PreviousHolder>), StoreError> {
         let previous = take_name(c, &mut spoke).await?;
         let mut known = registered(c, spoke.id).await?;
-        for row in &wanted {
-            activate(c, spoke.id, row, &mut known).await?;
-        }
+        activate_all(c, spoke.id, &wanted, &mut known).await?;
         for row in wanted {
             known.remove(&(row.operation_id, row.version));
         }
@@ -354,7 +352,27 @@ backends! {
         Ok(known.collect())
     }
 
-    /// Makes sure that the definition is stored with this very spec and that the spoke serves it.
+    /// Makes sure that the definitions are stored with these very specs and that the spoke serves them.
+    async fn activate_all(
+        c: &mut Conn,
+        spoke: SpokeId,
+        wanted: &[DefinitionRow],
+        known: &mut KnownMap,
+    ) -> Result<(), StoreError> {
+        let is_served = |row: &&DefinitionRow| {
+            let found = known.get(&(row.operation_id.clone(), row.version.clone()));
+            found.is_some_and(|found| found.registered.as_ref().is_some_and(|(l, active)| *active && *l == row.local))
+        };
+        let new: Vec<DefinitionRow> = wanted.iter().filter(|row| !is_served(row)).cloned().collect();
+        if !new.is_empty() && c.offer(spoke, new).await? {
+            *known = registered(c, spoke).await?;
+        }
+        for row in wanted {
+            activate(c, spoke, row, known).await?;
+        }
+        Ok(())
+    }
+
     async fn activate(
         c: &mut Conn,
         spoke: SpokeId,
@@ -421,9 +439,7 @@ backends! {
     ) -> Result<EventRow, StoreError> {
         require(c, id).await?;
         let mut known = registered(c, id).await?;
-        for row in &wanted {
-            activate(c, id, row, &mut known).await?;
-        }
+        activate_all(c, id, &wanted, &mut known).await?;
         append_one(c, event).await
     }
 

@@ -32,7 +32,7 @@ impl TestHub {
         let base = ["hub-server", "--data-dir", &path];
         let listen: &[&str] = if flags.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
         let matches = command().try_get_matches_from(base.iter().chain(listen).chain(flags))?;
-        let settings = crate::store::environment(folder.path(), flags)?;
+        let settings = crate::store_settings(folder.path(), flags)?;
         let lookup = |name: &str| settings.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
         let config = Config::from_layers(&Layered::build(&matches, &lookup, "", None)?)?;
         let server = hub_server::start(config).await?;

@@ -34,6 +34,6 @@ pub use program::{Ran, binary, command, left_out, run, run_with};
 #[cfg(feature = "hub")]
 pub use raw::{Closed, RawPeer};
 #[cfg(feature = "hub")]
-pub use store::{STORE_VARIABLE, TestStore, database_of, pg_dump, psql};
+pub use store::{STORE_VARIABLE, TestStore, database_of, pg_dump, psql, store_settings};
 #[cfg(feature = "hub")]
 pub use wait::eventually;

@@ -27,7 +27,7 @@ impl HubProcess {
     pub fn command(folder: &Path, port: u16, flags: &[&str]) -> Result<Command> {
         let mut command = Command::new(server_binary()?);
         command.args(["--listen", &format!("127.0.0.1:{port}"), "--data-dir"]).arg(folder).args(flags);
-        command.envs(crate::store::environment(folder, flags)?);
+        command.envs(crate::store_settings(folder, flags)?);
         command.stdout(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
         Ok(command)
     }

@@ -81,8 +81,11 @@ pub fn database_of(folder: &Path) -> Result<String> {
     Ok(url)
 }
 
-/// The environment of a hub over `folder` with these arguments.
-pub(crate) fn environment(folder: &Path, flags: &[&str]) -> Result<Vec<(&'static str, String)>> {
+/// The environment that puts a hub over `folder` with these arguments on the store of this test run.
+///
+/// # Errors
+/// As [`TestStore::of_run`] and [`database_of`].
+pub fn store_settings(folder: &Path, flags: &[&str]) -> Result<Vec<(&'static str, String)>> {
     let own = flags.iter().any(|flag| flag.split('=').next() == Some("--database"));
     match TestStore::of_run()? {
         TestStore::Postgres if !own => Ok(vec![("HUB_DATABASE", database_of(folder)?), ("HUB_REDIS", redis_url()?)]),
@@ -98,12 +101,15 @@ pub fn psql(url: &str, sql: &str) -> Result<String> {
     client("psql", &["-XqAt", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql])
 }
 
-/// The whole database of this URL as text.
+/// The whole database of this URL as text, which is the same as long as the database is.
 ///
 /// # Errors
 /// What Postgres says.
 pub fn pg_dump(url: &str) -> Result<String> {
-    client("pg_dump", &["-d", url])
+    let text = client("pg_dump", &["-d", url])?;
+    // `\restrict` and `\unrestrict` come with a random word.
+    let stays = |line: &&str| !line.starts_with("\\restrict ") && !line.starts_with("\\unrestrict ");
+    Ok(text.split_inclusive('\n').filter(stays).collect())
 }
 
 fn client(program: &str, args: &[&str]) -> Result<String> {
@@ -141,7 +147,8 @@ mod tests {
         psql(&url, "CREATE TABLE here (n int)")?;
         assert_eq!(psql(&url, "SELECT count(*), 'x' FROM here")?.trim(), "0|x");
         assert!(psql(&url, "SELECT nothing").is_err());
-        assert!(pg_dump(&url)?.contains("CREATE TABLE public.here"));
+        let dump = pg_dump(&url)?;
+        assert!(dump.contains("CREATE TABLE public.here") && dump == pg_dump(&url)?);
         Ok(())
     }
 

@@ -34,6 +34,12 @@ pub(crate) struct Args {
     /// this machine has in its data folder.
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
+    /// Data folder of the hub on this machine, where its admin.key is. Default: the platform's.
+    #[arg(long, env = "HUB_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// PEM file with certificates to trust besides the system's, for hubs with a certificate of their own.
+    #[arg(long, env = "HUB_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
     /// Name of this spoke at the hub. Default: the folder's name.
     #[arg(long)]
     name: Option<String>,
@@ -82,7 +88,7 @@ impl Args {
         if let Some(secret) = std::env::var_os("HUB_KEY").filter(|key| !key.is_empty()) {
             return Ok(Key { secret: secret.to_string_lossy().trim().to_owned(), shell: "$HUB_KEY".to_owned() });
         }
-        match data_folder().map(|folder| folder.join("admin.key")) {
+        match self.data_dir.clone().or_else(data_folder).map(|folder| folder.join("admin.key")) {
             Some(file) if file.exists() => key_in(&file),
             Some(file) => bail!(
                 "no key: there is no {file:?}, so no hub has been started on this machine by this user. \
@@ -90,6 +96,11 @@ impl Args {
             ),
             None => bail!("no key: give one with --key-file FILE or in the variable HUB_KEY"),
         }
+    }
+
+    pub(crate) fn ca_certificate(&self) -> Result<Option<Vec<u8>>> {
+        let read = |file: &PathBuf| std::fs::read(file).with_context(|| format!("--ca-file {file:?}"));
+        self.ca_file.as_ref().map(read).transpose()
     }
 
     /// Where the hub answers HTTP.
@@ -150,6 +161,19 @@ mod tests {
         ] {
             assert_eq!(args(&["--url", url]).http_url(), http);
         }
+    }
+
+    #[test]
+    fn the_admin_key_is_where_the_hub_was_told_to_keep_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().to_str().unwrap();
+        std::fs::write(folder.path().join("admin.key"), "hub_x\n").unwrap();
+        // Unless the environment of the tests has a key of its own.
+        if std::env::var_os("HUB_KEY").is_none() {
+            assert_eq!(args(&["--data-dir", data]).key().unwrap().secret, "hub_x");
+        }
+        assert!(args(&["--ca-file", "/nowhere.pem"]).ca_certificate().unwrap_err().to_string().contains("--ca-file"));
+        assert!(args(&[]).ca_certificate().unwrap().is_none());
     }
 
     #[test]

@@ -31,8 +31,10 @@ const TOOL: Tool = Tool {
     title: "Run a command",
     description: "Run a shell command in the project folder. Streams items with stream and text as the command writes \
         them; the last item has exitCode or signal instead. The command gets no terminal and no input but stdin. When \
-        the call ends (exit, timeout, abort, lost connection) everything it started ends too, background processes \
-        included. Not a sandbox: it has all rights of the user who started the spoke.",
+        the call ends (exit, timeout, abort, lost connection) its process group ends too, background processes included \
+        (on Windows the command alone), and on Linux also what left the group, by its inherited environment; not what \
+        runs with an emptied environment or as another user. Not a sandbox: it has all rights of the user who started \
+        the spoke.",
     kind: OperationType::Subscription,
     scope: "dev:run",
     errors: &[FILE_NOT_FOUND, NOT_A_FOLDER, OUTSIDE_ROOT],
@@ -155,9 +157,10 @@ impl Runs {
         let stop = self.stop.child_token();
         let (items, queue) = mpsc::channel(QUEUE);
         let job = Job { items, stop: stop.clone(), time, output_bytes: limits.run_output_bytes };
-        let child = process::spawn(&params, &cwd, &self.secret)?;
+        let mark = group::Mark::new();
+        let child = process::spawn(&params, &cwd, &self.secret, &mark)?;
         self.tasks.spawn(async move {
-            job.supervise(child, params.stdin).await;
+            job.supervise(child, params.stdin, mark).await;
             drop((slot, until_dead));
         });
         // The guard lives as long as the stream: whichever way a call ends, its stream is dropped.

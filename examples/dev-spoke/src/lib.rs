@@ -12,7 +12,8 @@
 //! - Every path of `fs.*` is resolved below a handle of the folder, by the system where it can (`openat2`), so a link
 //!   that is swapped between check and use can't lead out.
 //! - A file is replaced whole or not at all, and never over a change that the caller said it had not seen.
-//! - A command and everything in its process group ends with its call, whichever way the call ends.
+//! - A command and everything in its process group ends with its call, whichever way the call ends; on Linux also what
+//!   has left the group, as long as it has its inherited environment.
 //! - Every reply is bounded, and says so when something was left out.
 
 mod bash;

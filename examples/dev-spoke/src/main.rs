@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Parser;
 use dev_spoke::{RunningSpoke, Tools};
-use hub_spoke::Spoke;
+use hub_spoke::{ConnectError, Spoke, SpokeError};
 use tracing_subscriber::EnvFilter;
 
 use args::{Args, Key};
@@ -28,7 +28,18 @@ async fn main() -> Result<()> {
     let key = args.key()?;
     let tools = Tools::open(&root, &key.secret, args.limits())?;
     let spoke = Spoke::builder(&args.url, &key.secret, &name).version(env!("CARGO_PKG_VERSION")).drain_timeout(DRAIN);
-    let mut running = tools.offer(spoke).build()?.start().await?;
+    let spoke = match args.ca_certificate()? {
+        Some(pem) => spoke.ca_certificate_pem(pem),
+        None => spoke,
+    };
+    let started = tools.offer(spoke).build()?.start().await;
+    let mut running = started.map_err(|error| match error {
+        // The SDK's word for it is that of a program, not of a command line.
+        SpokeError::Connect(error @ ConnectError::Certificates { .. }) => {
+            anyhow::anyhow!(error.to_string().replace("ca_certificate_pem", "--ca-file"))
+        }
+        error => error.into(),
+    })?;
     print_welcome(&running, &args, &key, &root);
 
     let ended = tokio::select! {

@@ -47,7 +47,7 @@ async fn a_spoke_on_one_hub_serves_callers_of_all() -> Result<()> {
         .start()
         .await?;
     let observer = bed.client(2).await?;
-    let mut events = observer.follow_events(vec!["call:*".to_owned()], None);
+    let mut events = observer.follow_events(vec!["**".to_owned()], None);
     for n in 0..3 {
         let client = bed.client(n).await?;
         known(&client, "work.echo").await?;

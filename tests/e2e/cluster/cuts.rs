@@ -94,7 +94,7 @@ async fn a_hub_cut_off_from_all_can_not_answer_for_a_spoke_that_has_moved() -> R
     let mut stale = bed
         .spoke(0, "worker")
         .started_at_ms(1_000)
-        .query("work.where", "Counts.", move |_, _: Value| {
+        .query("work.where", "Says which one.", move |_, _: Value| {
             counted.fetch_add(1, Ordering::SeqCst);
             async { Ok::<_, CallError>("old") }
         })
@@ -109,7 +109,7 @@ async fn a_hub_cut_off_from_all_can_not_answer_for_a_spoke_that_has_moved() -> R
     let _moved = bed
         .spoke(1, "worker")
         .started_at_ms(2_000)
-        .query("work.where", "Says new.", |_, _: Value| async { Ok::<_, CallError>("new") })
+        .query("work.where", "Says which one.", |_, _: Value| async { Ok::<_, CallError>("new") })
         .build()?
         .start()
         .await?;

@@ -81,16 +81,19 @@ pub(super) async fn run(out: Out, hub: &Hub, args: WatchArgs) -> Result<()> {
     picture.map_or(Ok(()), |mut picture| picture.draw())
 }
 
+fn gap(event: &CallEvent) -> String {
+    match event.gap_from.unwrap_or_default() {
+        from if from > event.seq => format!("the log ends at {}, before the position asked for", event.seq),
+        from => format!("events {from} to {} are past retention", event.seq),
+    }
+}
+
 /// An event as a line.
 pub(super) fn line(event: &CallEvent, out: Out) -> String {
     let style = out.style;
     let head = style.paint(Paint::Dim, &clock(event.at));
     if event.kind == CallEventKind::Gap {
-        let from = event.gap_from.unwrap_or_default();
-        return format!(
-            "{head}  {}",
-            style.paint(Paint::Yellow, &format!("events {from} to {} are past retention", event.seq))
-        );
+        return format!("{head}  {}", style.paint(Paint::Yellow, &gap(event)));
     }
     let paint = match event.kind {
         CallEventKind::Requested | CallEventKind::Gap => Paint::Cyan,
@@ -143,8 +146,7 @@ impl Picture {
 
     fn take(&mut self, event: &CallEvent) {
         if event.kind == CallEventKind::Gap {
-            let from = event.gap_from.unwrap_or_default();
-            self.note = Some(format!("events {from} to {} are past retention", event.seq));
+            self.note = Some(gap(event));
             return;
         }
         self.nodes.entry(event.call_id).or_insert_with(|| Node::begin(event)).note(event);

@@ -54,7 +54,7 @@ What keeps callers from more than you offer:
       --allow-dash -- grep -n -- {pattern} notes.txt
   The command does not see HUB_KEY. It has all your other rights on this machine, though, and whoever may call the
   operation has the command run with them: ask for a scope with --scope.
-  Command and everything it started are killed when the call is aborted, times out, or its connection is lost.";
+  Command and its process group are killed when the call is aborted, times out, or its connection is lost.";
 
 /// Default bound of each kind of output, so that an answer fits the hub's 1 MiB.
 const OUTPUT: usize = 256 * 1024;

@@ -10,6 +10,7 @@ use hub_protocol::{
     CallError, CallId, CallRequested, ConnectionId, ErrorCode, Event, Fault, HubId, Json, OnDisconnect, close,
 };
 use hub_storage::Stamp;
+use tokio_util::sync::CancellationToken;
 
 use super::relay::{Relay, not_here};
 use super::wire::Ask;
@@ -125,7 +126,9 @@ impl Cluster {
             () = incoming.gone.cancelled() => return Err(not_here()),
         };
         // Before it is sent: the spoke may call on at once.
-        self.inner.relays.pin().insert(call, Relayed { connection, home });
+        let stop = CancellationToken::new();
+        let of_stream = (!one).then(|| stop.clone());
+        self.inner.relays.pin().insert(call, Relayed { connection, home, stop: of_stream });
         let shown = Shown { cluster: self.clone(), call };
         let pending = spoke
             .peer
@@ -137,6 +140,7 @@ impl Cluster {
             pending: Some(pending),
             abort: incoming.abort,
             gone: incoming.gone,
+            stop,
             on_disconnect: request.on_disconnect.unwrap_or(OnDisconnect::Abort),
             holds: Box::new((lease, shown)),
         })

@@ -9,6 +9,7 @@ use hub_protocol::ops::calls::{AttachItem, Receipt};
 use hub_protocol::{
     CallError, CallId, CallRequested, ConnectionId, ErrorCode, HubId, Json, OnDisconnect, OperationType,
 };
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::link::Link;
@@ -73,6 +74,7 @@ impl Cluster {
             pending: Some(pending),
             abort: incoming.abort,
             gone: incoming.gone,
+            stop: CancellationToken::new(),
             on_disconnect,
             holds: Box::new(()),
         };

@@ -31,6 +31,8 @@ pub(super) struct Relay {
     pub(super) abort: AbortSignal,
     /// The side that asked is lost.
     pub(super) gone: CancellationToken,
+    /// This hub goes down and can't pass it on any longer.
+    pub(super) stop: CancellationToken,
     pub(super) on_disconnect: OnDisconnect,
     /// Kept until the call has ended.
     pub(super) holds: Box<dyn Send + Sync>,
@@ -47,9 +49,10 @@ impl Relay {
 
     /// The items of a subscription.
     pub(super) fn many(self) -> Answer {
-        let (abort, gone) = (self.abort.clone(), self.gone.clone());
+        let (abort, gone, stop) = (self.abort.clone(), self.gone.clone(), self.stop.clone());
         let over = async move {
             tokio::select! {
+                () = stop.cancelled() => {}
                 () = abort.fired() => {}
                 () = gone.cancelled() => {}
             }
@@ -69,6 +72,10 @@ impl Relay {
             biased;
             () = self.abort.fired() => return Some(Err(aborted(pending, &self.abort).await)),
             () = self.gone.cancelled() => return Some(Err(self.orphaned())),
+            () = self.stop.cancelled() => {
+                pending.abort(Some("the hub is draining".to_owned()), None);
+                return Some(Err(CallError::new(ErrorCode::SpokeDisconnected, "the hub of the spoke is draining")));
+            }
             item = pending.next() => match item {
                 Ok(item) => return Some(Ok(item)),
                 Err(end) => end,

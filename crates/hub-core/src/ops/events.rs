@@ -25,7 +25,8 @@ async fn subscribe(
     Ok(items.filter_map(move |item| {
         let shown = match item {
             Ok(LogItem::Event(row)) => wanted(&caller, &patterns, &row.topic).then(|| Ok(event(row))),
-            Ok(LogItem::Gap { from, to }) => Some(Ok(gap(from, to))),
+            Ok(LogItem::Gap { from, to }) => Some(Ok(gap(to, from, to))),
+            Ok(LogItem::Shorter { last, asked }) => Some(Ok(gap(last, last + 1, asked))),
             Ok(LogItem::CaughtUp) => None,
             Err(error) => Some(Err(error.into())),
         };
@@ -38,12 +39,17 @@ async fn list(ctx: Ctx, params: ListEvents) -> Result<EventPage, CallError> {
     let limit = params.limit.unwrap_or(100);
     let after = params.after.unwrap_or(0);
     let trimmed = ctx.hub().log().trimmed_to().await?;
-    let rows = ctx.hub().log().page(after.max(trimmed), limit).await?;
+    let last = ctx.hub().log().last().await?;
+    let from = after.max(trimmed).min(last);
+    let rows = ctx.hub().log().page(from, limit).await?;
     let more = rows.len() == limit as usize;
-    let next_after = rows.last().map_or(after.max(trimmed), |r| r.seq);
+    let next_after = rows.last().map_or(from, |r| r.seq);
     let mut events = Vec::new();
     if after < trimmed {
-        events.push(gap(after + 1, trimmed));
+        events.push(gap(trimmed, after + 1, trimmed));
+    }
+    if after > last {
+        events.push(gap(last, last + 1, after));
     }
     events.extend(rows.into_iter().filter(|r| wanted(ctx.caller(), &patterns, &r.topic)).map(event));
     Ok(EventPage { events, next_after, more })
@@ -82,9 +88,10 @@ fn event(row: EventRow) -> EventItem {
     EventItem { seq: row.seq, topic: row.topic, kind: row.kind, at: row.at.millis(), payload: row.payload }
 }
 
-fn gap(from: u64, to: u64) -> EventItem {
+/// A notice that the positions `from` to `to` are not there; reading goes on behind `seq`.
+fn gap(seq: u64, from: u64, to: u64) -> EventItem {
     EventItem {
-        seq: to,
+        seq,
         topic: "hub:log".into(),
         kind: "gap".into(),
         at: Stamp::now().millis(),

@@ -147,7 +147,7 @@ async fn schema(ctx: Ctx, params: GetSchemas) -> Result<Schemas, CallError> {
 /// Passes the callee's envelope on as it is. Runs in the caller's name: it gives nobody more rights.
 async fn call(ctx: Ctx, input: Json) -> Result<Reply, CallError> {
     let params: CallOperation =
-        input.parse().map_err(|_| CoreError::Invalid("the input of hub.call does not fit its type".into()))?;
+        input.read().map_err(|at| CoreError::Invalid(format!("input of hub.call: {}: {}", at.path, at.message)))?;
     let request = CallRequested {
         deadline: params.deadline,
         idempotency_key: params.idempotency_key,
@@ -170,8 +170,9 @@ async fn spokes(ctx: Ctx, params: ListSpokes) -> Result<Spokes, CallError> {
     }
     let connected = params.connected == Some(true);
     let items = rows.into_iter().map(|row| {
-        let operations = offered.remove(&row.name).unwrap_or_default();
+        let known = offered.remove(&row.name).unwrap_or_default();
         let live = ctx.hub().directory().spoke(&row.name);
+        let operations = live.as_ref().map_or(known, |live| live.offered());
         item(row, operations, live.as_deref())
     });
     Ok(Spokes { spokes: items.filter(|s| !connected || s.status == SpokeStatus::Connected).collect() })
@@ -187,6 +188,7 @@ fn item(row: SpokeRow, mut operations: Vec<String>, live: Option<&SpokeConnectio
         status: if live.is_some() { SpokeStatus::Connected } else { SpokeStatus::Disconnected },
         draining: live.is_some_and(SpokeConnection::is_draining),
         instance_id: row.instance_id,
+        hub_id: row.hub_id,
         version: row.version,
         operations,
         in_flight: live.map_or(0, SpokeConnection::in_flight),
@@ -211,6 +213,6 @@ async fn whoami(ctx: Ctx, _: WhoAmI) -> Result<CallerIdentity, CallError> {
         identity: ctx.caller().clone(),
         key: key.map(|k| k.public_id.clone()),
         key_name: key.map(|k| k.name.clone()),
-        expires_at: key.and_then(|k| k.expires_at),
+        expires_at: key.and_then(|k| k.expires_at()),
     })
 }

@@ -15,6 +15,9 @@ use crate::{CoreError, Principal, redact};
 /// How long a rotated key goes on working unless told otherwise, in milliseconds.
 const OVERLAP_MS: u64 = 24 * 3600 * 1000;
 
+/// Longest scope, in bytes.
+const MAX_SCOPE: usize = 200;
+
 /// Most scopes and resources of one key.
 const MAX_RIGHTS: usize = 200;
 
@@ -39,6 +42,7 @@ pub(crate) async fn make_first<E: From<CoreError>>(
 }
 
 async fn create(ctx: Ctx, params: CreateKey) -> Result<CreatedKey, CallError> {
+    check_form(&params)?;
     check_rights(ctx.caller(), &params)?;
     let account = account(&ctx, params.account.as_deref()).await?;
     let key = NewKey::generate()?;
@@ -81,7 +85,11 @@ async fn rotate(ctx: Ctx, params: RotateKey) -> Result<CreatedKey, CallError> {
     ctx.hub().log().announce(Some(stored.seq)).await;
     // The old key's end is now earlier than its cached row says.
     ctx.hub().doorman().forget(&old.public_id);
-    tell_cluster(&ctx, &old, false).await;
+    tell_cluster(&ctx, &old).await;
+    // So is that of what it has open; after the answer, since the caller may be using the very key.
+    let hub = ctx.hub().clone();
+    let ended = old.public_id;
+    ctx.after_answer("rotate", move || hub.doorman().expire_at(&ended, ends_at));
     Ok(CreatedKey { key: item(new), secret: key.text().to_owned() })
 }
 
@@ -96,16 +104,16 @@ async fn revoke(ctx: Ctx, params: RevokeKey) -> Result<KeyItem, CallError> {
     ctx.hub().doorman().forget(&row.public_id);
     ctx.hub().log().announce(Some(stored.seq)).await;
     // After the answer: the caller may be using the very key.
-    let (hub, id) = (ctx.hub().clone(), row.id);
-    ctx.hub().after_answer("revoke", move || hub.sessions().revoke(id));
-    tell_cluster(&ctx, &row, true).await;
+    let (hub, ended) = (ctx.hub().clone(), row.public_id.clone());
+    ctx.after_answer("revoke", move || hub.doorman().revoke(&ended));
+    tell_cluster(&ctx, &row).await;
     Ok(item(row))
 }
 
 /// Lets the other hubs look at the key again.
-async fn tell_cluster(ctx: &Ctx, key: &KeyRow, revoked: bool) {
+async fn tell_cluster(ctx: &Ctx, key: &KeyRow) {
     if let Some(cluster) = ctx.hub().cluster() {
-        cluster.key_changed(key.id, &key.public_id, revoked).await;
+        cluster.key_changed(&key.public_id).await;
     }
 }
 
@@ -113,6 +121,19 @@ async fn list(ctx: Ctx, params: ListKeys) -> Result<Keys, CallError> {
     let ended = params.include_ended == Some(true);
     let rows = ctx.hub().store().keys().list(ended, Stamp::now()).await.map_err(CoreError::from)?;
     Ok(Keys { keys: rows.into_iter().map(item).collect() })
+}
+
+/// What no operation could ever ask for, and a key that opens nothing, are slips of whoever makes the key.
+fn check_form(params: &CreateKey) -> Result<(), CoreError> {
+    let fits = |scope: &String| (1..=MAX_SCOPE).contains(&scope.len()) && scope.bytes().all(|b| b.is_ascii_graphic());
+    if let Some(scope) = params.scopes.iter().find(|scope| !fits(scope)) {
+        let message = format!("{scope:?} is no scope: 1 to {MAX_SCOPE} ASCII letters without blanks");
+        return Err(CoreError::Invalid(message));
+    }
+    if params.expires_at.is_some_and(|at| at <= Stamp::now().millis()) {
+        return Err(CoreError::Invalid("expiresAt is not in the future".into()));
+    }
+    Ok(())
 }
 
 /// A key can't grant what its maker lacks.
@@ -159,10 +180,13 @@ async fn check_not_last(ctx: &Ctx, key: &KeyRow) -> Result<(), CoreError> {
         return Ok(());
     }
     let others = ctx.hub().store().keys().list(false, Stamp::now()).await?;
-    if others.iter().any(|row| row.id != key.id && is_admin(row)) {
+    // One that runs out by itself would leave nobody, a little later.
+    let stays = |row: &KeyRow| row.id != key.id && is_admin(row) && row.expires_at.is_none();
+    if others.iter().any(stays) {
         return Ok(());
     }
-    Err(CoreError::Conflict("this is the last key with the scope \"*\"; make or rotate another first".into()))
+    let message = "without this key none with the scope \"*\" would stay; make one that does not expire first";
+    Err(CoreError::Conflict(message.into()))
 }
 
 async fn account(ctx: &Ctx, name: Option<&str>) -> Result<AccountRow, CoreError> {

@@ -3,7 +3,9 @@ use std::sync::Arc;
 use hub_operations::{Definition, TableError, now_ms, until};
 use hub_protocol::ops::Operation;
 use hub_protocol::ops::hub::CallOperation;
-use hub_protocol::{CallError, CallId, CallRequested, ErrorCode, Identity, Json, OnDisconnect, OperationType};
+use hub_protocol::{
+    CallError, CallId, CallRequested, ErrorCode, Identity, Json, MAX_NESTING, OnDisconnect, OperationType,
+};
 use semver::VersionReq;
 
 use super::keyed::Begun;
@@ -25,7 +27,8 @@ impl Hub {
             // A call of the hub's own operation without input is one with no members.
             request.input = Json::from(serde_json::json!({}));
         }
-        let checked = definition.admit(&caller.identity, &request.input);
+        let checked =
+            definition.admit(&caller.identity, &request.input).and_then(|()| check_nesting(&definition, &request));
         if checked.as_ref().is_err_and(|e| e.is(ErrorCode::OperationNotFound)) {
             return Err((None, Definition::not_found(&request.operation_id)));
         }
@@ -33,7 +36,7 @@ impl Hub {
         let run = self.open(id, caller, request, leash, target).map_err(|e| (None, e))?;
         // From here on the call is in the tree and in the record, refused or not.
         let admitted = match checked {
-            Ok(()) => run.check_budget(),
+            Ok(()) => run.check_terms(),
             refused => refused,
         };
         if let Err(error) = admitted {
@@ -62,26 +65,23 @@ impl Hub {
         }
     }
 
-    /// What kind of operation this is for the caller; a query where nothing is known.
-    pub(crate) fn kind_of(&self, operation_id: &str, caller: &Identity) -> OperationType {
-        let request = CallRequested::new(String::new(), operation_id, Json::null());
-        let found = self.find(&request, caller).ok().map(|target| target.definition().spec().kind);
-        let plain = operation_id.split('@').next().unwrap_or_default();
-        found.or_else(|| self.directory().show(plain).map(|d| d.spec().kind)).unwrap_or(OperationType::Query)
-    }
-
     /// Looks among the hub's own operations, then in the directory.
     fn find(&self, request: &CallRequested, caller: &Identity) -> Result<Target, CallError> {
         let id = request.operation_id.as_str();
-        if let Some(entry) = self.registry().get(id) {
-            return Ok(Target::own(id, entry.definition()));
+        let range = request.version.as_deref().map(VersionReq::parse).transpose();
+        let wanted = range.as_ref().ok().and_then(Option::as_ref);
+        let target = match self.registry().get(id).map(|entry| Arc::clone(entry.definition())) {
+            Some(own) if own.is_visible_to(caller) && wanted.is_none_or(|w| w.matches(own.version())) => {
+                Target::own(id, &own)
+            }
+            Some(_) => return Err(Definition::not_found(id)),
+            None => Target::Spoke(Arc::new(self.directory().find(id, wanted, caller)?)),
+        };
+        // Only now: to whom the operation is hidden the answer is the same whatever else is wrong with the request.
+        match range {
+            Ok(_) => Ok(target),
+            Err(_) => Err(invalid("/version", "version is not a semver range")),
         }
-        let range = request.version.as_deref().map(VersionReq::parse).transpose().map_err(|_| {
-            CallError::new(ErrorCode::ValidationError, "version is not a semver range").with_details(&[
-                hub_protocol::Violation { path: "/version".into(), message: "not a semver range".into() },
-            ])
-        })?;
-        self.directory().find(id, range.as_ref(), caller).map(|found| Target::Spoke(Arc::new(found)))
     }
 
     /// Gives the call its place in the tree.
@@ -176,6 +176,23 @@ impl Hub {
             }
         }
     }
+}
+
+/// What is passed on unread must not break readers that recurse. An input with a schema was read already.
+fn check_nesting(definition: &Definition, request: &CallRequested) -> Result<(), CallError> {
+    let too_deep = |value: &Json| value.nests_deeper_than(MAX_NESTING);
+    if definition.input().is_trivial() && too_deep(&request.input) {
+        return Err(invalid("", &format!("the input nests deeper than {MAX_NESTING} levels")));
+    }
+    if request.metadata.as_ref().is_some_and(too_deep) {
+        return Err(invalid("/metadata", &format!("the metadata nests deeper than {MAX_NESTING} levels")));
+    }
+    Ok(())
+}
+
+fn invalid(path: &str, message: &str) -> CallError {
+    let violation = hub_protocol::Violation { path: path.to_owned(), message: message.to_owned() };
+    CallError::new(ErrorCode::ValidationError, message).with_details(&[violation])
 }
 
 fn smaller(a: Option<i64>, b: Option<i64>) -> Option<i64> {

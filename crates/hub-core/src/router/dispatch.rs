@@ -87,6 +87,8 @@ impl ToSpoke {
                 }
                 Err(error) => return Err(error),
             };
+            // Only now is it known how long the call has waited for a place.
+            self.live.check_deadline()?;
             let spoke = Arc::clone(&lease.provider.spoke);
             if spoke.is_local() && self.hub.cluster().is_some_and(Cluster::is_fenced) {
                 return Err(fenced());

@@ -6,7 +6,9 @@ use futures_util::stream;
 use futures_util::{FutureExt, StreamExt};
 use hub_operations::{End, Items, Pending, until};
 use hub_protocol::ops::calls::{AbortMode, AbortOutcome, CallEventKind, Receipt};
-use hub_protocol::{CallError, CallId, CallRequested, ErrorCode, Json, OnDisconnect, OperationType, ResponseEnvelope};
+use hub_protocol::{
+    CallError, CallId, CallRequested, ErrorCode, Json, MAX_NESTING, OnDisconnect, OperationType, ResponseEnvelope,
+};
 use tokio::time::{Instant, Sleep};
 
 use super::dispatch::{Source, ToSpoke, disconnected, one, start_own};
@@ -24,6 +26,9 @@ use crate::redact::{self, Kept};
 
 /// Items of one stream that are recorded; later ones are only counted.
 const RECORDED_ITEMS: u64 = 1_000;
+
+/// How long the record of a call may take that ends just before its deadline.
+const RECORD: Duration = Duration::from_secs(1);
 
 /// Times a call may find that its spoke has moved to another hub.
 const MAX_MOVES: u32 = 4;
@@ -55,6 +60,8 @@ pub(crate) struct Run {
     /// Whether the caller no longer listens.
     orphaned: bool,
     finished: bool,
+    /// Whether its end, which had to be stored before it is told, was not by its deadline.
+    unrecorded: bool,
 }
 
 /// A timer that may not be set. One per call, re-armed in place.
@@ -104,6 +111,7 @@ impl Run {
             last: Kept::default(),
             orphaned: false,
             finished: false,
+            unrecorded: false,
         }
     }
 
@@ -139,7 +147,9 @@ impl Run {
         self.prefer = spoke.map(Into::into);
     }
 
-    pub(super) fn check_budget(&self) -> Result<(), CallError> {
+    /// Whether there is time and money left.
+    pub(super) fn check_terms(&self) -> Result<(), CallError> {
+        self.live.check_deadline()?;
         match self.live.budget {
             Some(left) if left <= 0 => {
                 Err(CallError::new(ErrorCode::BudgetExceeded, "the call tree has no money left")
@@ -219,6 +229,10 @@ impl Run {
         if !matches!(self.source, Source::New) {
             return;
         }
+        if let Err(late) = self.live.check_deadline() {
+            self.source = Source::Starting(std::future::ready(Err(late)).boxed());
+            return;
+        }
         self.source = match (&self.live.rerun, &self.target) {
             // What leaves no record can't be answered from one.
             (Some(rerun), _) if self.live.parent.is_some() && self.recording.is_on() && rerun.covers(&self.live) => {
@@ -290,8 +304,7 @@ impl Run {
             }
             Step::CallerGone => Some(Err(self.abort_all(Abort::now("the caller's connection was lost"), None).await.1)),
             Step::Deadline => {
-                let error = CallError::new(ErrorCode::Timeout, "the deadline has passed")
-                    .with_details(&serde_json::json!({ "deadline": self.live.deadline }));
+                let error = self.live.timeout();
                 Some(Err(self.abort_all(Abort::now("the deadline has passed"), Some(error)).await.1))
             }
             Step::Idle => {
@@ -307,12 +320,18 @@ impl Run {
             let error = CallError::new(ErrorCode::ExecutionError, "the response is not a response envelope");
             return Some(Err(self.abort_all(Abort::now("malformed response"), Some(error)).await.1));
         };
+        // The envelope is one level more.
+        if envelope.nests_deeper_than(MAX_NESTING + 1) {
+            let message = format!("the response nests deeper than {MAX_NESTING} levels");
+            let error = CallError::new(ErrorCode::ExecutionError, message);
+            return Some(Err(self.abort_all(Abort::now("malformed response"), Some(error)).await.1));
+        }
         self.items += 1;
         self.check_output(&data);
         if self.kind() != OperationType::Subscription {
             let kept = redact::output(self.live.gives.as_deref(), &data);
             self.finish(Ok((envelope.clone(), kept)), AbortOutcome::AlreadyFinished).await;
-            return Some(Ok(envelope));
+            return Some(if self.unrecorded { Err(unrecorded(self.live.id)) } else { Ok(envelope) });
         }
         if let (Some(idle), Some(ms)) = (self.idle.as_mut(), self.terms.idle_ms) {
             idle.as_mut().reset(Instant::now() + Duration::from_millis(ms));
@@ -359,7 +378,8 @@ impl Run {
         None
     }
 
-    async fn fail(&mut self, error: CallError) -> CallError {
+    async fn fail(&mut self, mut error: CallError) -> CallError {
+        error.details = error.details.filter(|details| !details.nests_deeper_than(MAX_NESTING));
         let outcome = if error.is(ErrorCode::Aborted) { AbortOutcome::Stopped } else { AbortOutcome::AlreadyFinished };
         self.finish(Err(error.clone()), outcome).await;
         error
@@ -504,7 +524,16 @@ impl Run {
         // What acknowledges an effect is stored before it is said.
         let acknowledges = keyed || self.kind() == OperationType::Mutation;
         let written = if acknowledges {
-            self.hub.recorder().committed(change).await
+            let committed = self.hub.recorder().committed(change);
+            // Nobody hangs on a store that is away: the change stays in the recorder's queue, its caller is told that
+            // nothing is known.
+            match tokio::time::timeout(live.deadline.map_or(Duration::MAX, until).max(RECORD), committed).await {
+                Ok(written) => written,
+                Err(_) => {
+                    self.unrecorded = true;
+                    return;
+                }
+            }
         } else {
             self.hub.recorder().write(change).await
         };
@@ -538,6 +567,7 @@ impl Run {
             last: std::mem::take(&mut self.last),
             orphaned: self.orphaned,
             finished: std::mem::replace(&mut self.finished, true),
+            unrecorded: self.unrecorded,
         }
     }
 }
@@ -565,6 +595,11 @@ impl Drop for Run {
             }
         });
     }
+}
+
+fn unrecorded(call: CallId) -> CallError {
+    CallError::new(ErrorCode::Timeout, "the call has ended, but its record could not be written by the deadline")
+        .with_details(&serde_json::json!({ "callId": call }))
 }
 
 async fn expired(timer: &mut Timer) {

@@ -390,7 +390,8 @@ pub struct CallEvent {
     /// With `failed` and `aborted`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<CallError>,
-    /// With `gap`: first position that is no longer there.
+    /// With `gap`: first position that is not there, of those up to `seq`; one above `seq` means that the log ends
+    /// there, before the position asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap_from: Option<u64>,
 }

@@ -19,7 +19,8 @@ wire! {
         seq: u64,
         /// What it is about, `type:id`.
         topic: String,
-        /// What happened; `gap` when events are past retention, with `from` and `to` in the payload.
+        /// What happened; `gap` when events are past retention or the log is shorter than the position asked for, with
+        /// the positions that are not there, `from` and `to`, in the payload.
         #[serde(rename = "type")]
         kind: String,
         /// Milliseconds since the epoch.

@@ -280,10 +280,12 @@ wire! {
         draining: bool,
         /// Process it runs as.
         instance_id: Uuid,
+        /// The hub that it is connected to, or was last.
+        hub_id: HubId,
         /// Version of its program.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         version: Option<String>,
-        /// Hub-wide ids of what it offers, active or not.
+        /// Hub-wide ids of what it offers now; of a disconnected spoke, of all that it ever offered.
         operations: Vec<String>,
         /// Calls running on it now.
         in_flight: u64,
@@ -348,8 +350,12 @@ wire! {
         draining: bool,
         /// Open WebSocket connections.
         connections: u64,
+        /// Spokes connected there.
+        spokes: u64,
         /// Calls running there now.
         calls_in_flight: u64,
+        /// Call records that wait to be written there.
+        recorder_backlog: u64,
         /// Whether it is the hub that answers.
         own: bool,
         /// Whether calls can go there and back: they take the bus.

@@ -64,7 +64,7 @@ pub fn command() -> Command {
 }
 
 fn arg(key: &'static Key) -> Arg {
-    let arg = Arg::new(key.name).long(key.name.replace('_', "-")).global(true);
+    let arg = Arg::new(key.name).long(key.name.replace('_', "-")).global(true).help_heading("Settings");
     let help = if key.default.is_empty() || key.switch {
         key.help.to_owned()
     } else {
@@ -151,10 +151,12 @@ impl Layered {
         self.text(key).split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect()
     }
 
-    /// The error that the value is not what was expected.
+    /// The error that the value is not what was expected; a secret one is not in it.
     #[must_use]
     pub fn bad(&self, key: &'static str, expected: &'static str) -> ConfigError {
-        ConfigError::Value { key, value: self.text(key).to_owned(), origin: self.source(key), expected }
+        let is_secret = KEYS.iter().any(|k| k.name == key && k.secret);
+        let value = if is_secret { "[hidden]" } else { self.text(key) }.to_owned();
+        ConfigError::Value { key, value, origin: self.source(key), expected }
     }
 
     /// The data folder, the platform's if none is set.

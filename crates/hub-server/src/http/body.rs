@@ -1,5 +1,5 @@
 use axum::body::Body;
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use http::StatusCode;
 use http::request::Parts;
 use hub_protocol::{CallError, ErrorCode, Json};
@@ -30,9 +30,19 @@ impl FromRequest<App> for JsonBody {
 impl JsonBody {
     /// The value as `T`.
     pub(crate) fn parse<T: DeserializeOwned>(&self) -> Result<T, Problem> {
-        self.0.parse().map_err(|e| {
-            Problem::invalid("", &format!("the body does not fit: line {} column {}", e.line(), e.column()))
-        })
+        self.0.read().map_err(|at| Problem::invalid(&at.path, &at.message))
+    }
+}
+
+/// The one parameter in the path, with errors in the form that all errors have.
+pub(crate) struct Segment(pub(crate) String);
+
+impl FromRequestParts<App> for Segment {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let path = Path::<String>::from_request_parts(parts, app).await;
+        path.map(|Path(text)| Self(text)).map_err(|e| Problem::bad_request(e.body_text()))
     }
 }
 

@@ -1,4 +1,4 @@
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use http::HeaderMap;
 use hub_protocol::CallId;
@@ -7,7 +7,7 @@ use hub_protocol::ops::events::SubscribeEvents;
 use serde::Deserialize;
 
 use super::auth::Auth;
-use super::body::Params;
+use super::body::{Params, Segment};
 use super::{App, Problem};
 
 #[derive(Deserialize)]
@@ -37,7 +37,7 @@ pub(crate) async fn list(
 pub(crate) async fn show(
     State(app): State<App>,
     Auth(principal): Auth,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<Response, Problem> {
     app.data(&principal, &GetCall { call_id: call_id(&id)? }).await
 }
@@ -46,7 +46,7 @@ pub(crate) async fn show(
 pub(crate) async fn tree(
     State(app): State<App>,
     Auth(principal): Auth,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<Response, Problem> {
     app.data(&principal, &GetTree { call_id: call_id(&id)?, below: None }).await
 }
@@ -63,7 +63,7 @@ pub(crate) struct AbortQuery {
 pub(crate) async fn abort(
     State(app): State<App>,
     Auth(principal): Auth,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     Params(q): Params<AbortQuery>,
 ) -> Result<Response, Problem> {
     let AbortQuery { mode, reason, grace_ms } = q;
@@ -82,7 +82,7 @@ pub(crate) struct ObserveQuery {
 pub(crate) async fn observe(
     State(app): State<App>,
     Auth(principal): Auth,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     Params(q): Params<ObserveQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {

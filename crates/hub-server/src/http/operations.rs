@@ -1,4 +1,4 @@
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::auth::Auth;
-use super::body::{JsonBody, Params};
+use super::body::{JsonBody, Params, Segment};
 use super::{App, Problem, sse};
 
 /// Calls in one batch.
@@ -51,7 +51,7 @@ pub(crate) async fn list(
 pub(crate) async fn show(
     State(app): State<App>,
     Auth(principal): Auth,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<Response, Problem> {
     let schemas = app.typed(&principal, &GetSchemas { operation_ids: vec![id] }).await?;
     Ok(json(&Json::from_serialize(&schemas.operations.first()).unwrap_or_default()))
@@ -61,7 +61,7 @@ pub(crate) async fn show(
 pub(crate) async fn call(
     State(app): State<App>,
     Auth(principal): Auth,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     headers: HeaderMap,
     JsonBody(input): JsonBody,
 ) -> Result<Response, Problem> {
@@ -123,19 +123,29 @@ struct BatchItem {
     error: Option<Problem>,
 }
 
+impl BatchItem {
+    fn failed(problem: Problem) -> Self {
+        Self { status: problem.status(), response: None, error: Some(problem) }
+    }
+}
+
 /// `POST /api/batch`: calls run side by side, answers come in order, failures stay with their item.
 pub(crate) async fn batch(State(app): State<App>, Auth(principal): Auth, body: JsonBody) -> Result<Response, Problem> {
-    let calls: Vec<CallBody> = body.parse()?;
+    let calls: Vec<Json> = body.parse()?;
     if calls.len() > MAX_BATCH {
         return Err(Problem::invalid("", &format!("a batch has at most {MAX_BATCH} calls")));
     }
-    let answers = stream::iter(calls.into_iter().map(|call| app.batched(&principal, call.into_request())));
+    let answers = stream::iter(calls.into_iter().map(|call| app.batched(&principal, call)));
     let items: Vec<BatchItem> = answers.buffered(BATCH_PARALLEL).collect().await;
     Ok(json(&Json::from_serialize(&items).unwrap_or_default()))
 }
 
 impl App {
-    async fn batched(&self, principal: &Principal, request: CallRequested) -> BatchItem {
+    async fn batched(&self, principal: &Principal, call: Json) -> BatchItem {
+        let request = match call.read::<CallBody>() {
+            Ok(call) => call.into_request(),
+            Err(at) => return BatchItem::failed(Problem::invalid(&at.path, &at.message)),
+        };
         let operation = request.operation_id.clone();
         let called = self.run(principal, request).await;
         let result = match called.result {
@@ -150,14 +160,13 @@ impl App {
             Ok(envelope) => BatchItem { status: 200, response: Some(envelope), error: None },
             Err(error) => {
                 let status = self.hub.http_status(&operation, &error);
-                let problem = Problem::of(error, status, called.call_id);
-                BatchItem { status: problem.status(), response: None, error: Some(problem) }
+                BatchItem::failed(Problem::of(error, status, called.call_id))
             }
         }
     }
 
     /// Makes a call in a task of its own: a client that goes away then counts as gone, and the call's own
-    /// `onDisconnect` rule decides, not the moment at which its request was dropped.
+    /// `onDisconnect` rule decides, not the moment at which its request was dropped. So does one whose key ends.
     async fn run(&self, principal: &Principal, request: CallRequested) -> Called {
         let leash = Leash::default();
         let gone = leash.gone.clone().drop_guard();
@@ -168,10 +177,13 @@ impl App {
             // Nobody left to tell; the record has the result.
             let _gone = answered.send(called);
         });
-        let called = answer.await.unwrap_or_else(|_| Called {
-            call_id: None,
-            result: Err(CallError::new(ErrorCode::Overloaded, "the hub is draining")),
-        });
+        let refused = |error| Called { call_id: None, result: Err(error) };
+        let called = tokio::select! {
+            biased;
+            called = answer => called
+                .unwrap_or_else(|_| refused(CallError::new(ErrorCode::Overloaded, "the hub is draining"))),
+            end = principal.over() => return refused(end.error()),
+        };
         // From here on dropping the stream is what tells that the client is gone.
         gone.disarm();
         called
@@ -185,9 +197,9 @@ impl App {
             Ok(Answer::One(envelope)) if !stream => Ok(sse::with_call_id(json(&envelope), called.call_id)),
             Ok(Answer::One(envelope)) => {
                 let once = stream::iter([Ok(envelope)]).boxed().into();
-                Ok(sse::respond(&self.hub, once, Ok, called.call_id))
+                Ok(sse::respond(&self.hub, principal, once, Ok, called.call_id))
             }
-            Ok(Answer::Many(items)) => Ok(sse::respond(&self.hub, items, Ok, called.call_id)),
+            Ok(Answer::Many(items)) => Ok(sse::respond(&self.hub, principal, items, Ok, called.call_id)),
             Err(error) => {
                 let status = self.hub.http_status(&operation, &error);
                 Err(Problem::of(error, status, called.call_id))
@@ -225,7 +237,7 @@ impl App {
         match called.result {
             Ok(Answer::Many(items)) => {
                 let value = |envelope: Json| Ok(ResponseEnvelope::data_of(&envelope).unwrap_or_default());
-                Ok(sse::respond(&self.hub, items, value, called.call_id))
+                Ok(sse::respond(&self.hub, principal, items, value, called.call_id))
             }
             Ok(Answer::One(envelope)) => Ok(json(&envelope)),
             Err(error) => {

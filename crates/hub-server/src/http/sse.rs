@@ -4,7 +4,7 @@ use std::time::Duration;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use hub_core::Hub;
+use hub_core::{Hub, Principal};
 use hub_operations::Items;
 use hub_protocol::{CallError, CallId, Json};
 use serde::Deserialize;
@@ -33,15 +33,27 @@ struct Numbered<'a> {
 
 /// Values as server-sent events: one `data:` line each, `id:` where there is a position, `event: completed` or
 /// `event: error` at the end. `show` turns a response envelope into what is sent. Dropping the response gives the call
-/// up.
+/// up; the end of the principal's key ends both.
 pub(super) fn respond(
     hub: &Hub,
+    principal: &Principal,
     items: Items,
     show: fn(Json) -> Result<Json, CallError>,
     call_id: Option<CallId>,
 ) -> Response {
-    let (events, queued) = mpsc::channel(QUEUE);
-    hub.spawn("event stream", pump(items, events, show, call_id));
+    // One place more, so that there is always room for why the stream ends.
+    let (events, queued) = mpsc::channel(QUEUE + 1);
+    let (over, last) = (principal.over(), events.clone().try_reserve_owned());
+    hub.spawn("event stream", async move {
+        tokio::select! {
+            () = pump(items, events, show, call_id) => {}
+            end = over => {
+                if let Ok(last) = last {
+                    last.send(error_event(&end.error(), call_id));
+                }
+            }
+        }
+    });
     let events = stream::unfold(queued, |mut queued| async move {
         queued.recv().await.map(|event| (Ok::<_, Infallible>(event), queued))
     });

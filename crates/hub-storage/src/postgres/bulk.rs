@@ -8,7 +8,7 @@ use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use hub_protocol::{CallId, Json};
+use hub_protocol::{CallId, Json, SpokeId};
 use uuid::Uuid;
 
 use crate::bulk::{Bulk, fold};
@@ -16,7 +16,7 @@ use crate::calls::{CallBatch, CallRow, CallUpdate, EdgeRow, KeyedOutcome};
 use crate::events::placed;
 use crate::schema::spokes;
 use crate::types::{BindId, Micros, Uid};
-use crate::{EventRow, NewEvent, SpokeRow, Stamp, StoreError};
+use crate::{DefinitionRow, EventRow, NewEvent, SpokeRow, Stamp, StoreError};
 
 /// Most rows in one statement, so that no array grows beyond what a message takes.
 const ROWS: usize = 1000;
@@ -175,6 +175,12 @@ impl Weight for KeyedOutcome {
     }
 }
 
+impl Weight for DefinitionRow {
+    fn weight(&self) -> usize {
+        self.spec.size() + 256
+    }
+}
+
 impl Weight for EdgeRow {
     fn weight(&self) -> usize {
         64
@@ -277,6 +283,44 @@ fn update_outcomes(rows: &[KeyedOutcome]) -> Statement<'_> {
         ") AS n (principal, operation_id, key, outcome) \
          WHERE k.principal = n.principal AND k.operation_id = n.operation_id AND k.key = n.key",
     )
+}
+
+fn insert_definitions(rows: &[DefinitionRow]) -> Statement<'_> {
+    let columns = [
+        ids(rows, |_| uuid::Uuid::now_v7()),
+        texts(rows, |row| &row.operation_id),
+        texts(rows, |row| &row.version),
+        docs(rows, |row| Some(&row.spec)),
+    ];
+    Statement::new("INSERT INTO definitions (id, operation_id, version, spec) SELECT * FROM unnest(")
+        .columns(columns)
+        .sql(") ON CONFLICT DO NOTHING")
+}
+
+fn insert_registrations(spoke: SpokeId, rows: &[DefinitionRow]) -> Statement<'_> {
+    let columns = [
+        ids(rows, |_| spoke),
+        texts(rows, |row| &row.operation_id),
+        texts(rows, |row| &row.version),
+        texts(rows, |row| &row.local),
+    ];
+    Statement::new(
+        "INSERT INTO registrations (spoke_id, definition_id, local, active) \
+         SELECT n.spoke_id, d.id, n.local, true FROM unnest(",
+    )
+    .columns(columns)
+    .sql(
+        ") AS n (spoke_id, operation_id, version, local) \
+         JOIN definitions d ON d.operation_id = n.operation_id AND d.version = n.version \
+         ON CONFLICT (spoke_id, definition_id) DO UPDATE SET local = excluded.local, active = true",
+    )
+}
+
+/// The last of several rows of one definition, in the order of their names; see [`last_updates`].
+fn last_offers(rows: Vec<DefinitionRow>) -> Vec<DefinitionRow> {
+    let name = |row: &DefinitionRow| (row.operation_id.clone(), row.version.clone());
+    let last: std::collections::BTreeMap<_, DefinitionRow> = rows.into_iter().map(|row| (name(&row), row)).collect();
+    last.into_values().collect()
 }
 
 /// Takes positions and writes the events at them, in one statement: the lock on the row of positions is what all
@@ -411,6 +455,14 @@ impl Bulk for AsyncPgConnection {
         let lock = diesel::sql_query("SELECT 1 FROM pg_advisory_xact_lock(hashtext($1))");
         lock.bind::<Text, _>(what).execute(self).await?;
         Ok(())
+    }
+
+    async fn offer(&mut self, spoke: SpokeId, rows: Vec<DefinitionRow>) -> Result<bool, StoreError> {
+        for part in parts(&last_offers(rows)) {
+            insert_definitions(part).execute(self).await?;
+            insert_registrations(spoke, part).execute(self).await?;
+        }
+        Ok(true)
     }
 
     async fn locked_spoke(&mut self, name: &str) -> Result<Option<SpokeRow>, StoreError> {

@@ -8,7 +8,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
-use super::group::{Group, lead};
+use super::group::{Group, Mark, lead};
 use super::output::Output;
 use super::{RunCommand, RunItem, RunStream};
 use crate::error::ToolError;
@@ -19,7 +19,7 @@ const SHELLS: [(&str, &str); 2] = [("bash", "-c"), ("sh", "-c")];
 #[cfg(windows)]
 const SHELLS: [(&str, &str); 2] = [("bash", "-c"), ("cmd", "/C")];
 
-pub(super) fn spawn(params: &RunCommand, cwd: &Path, secret: &[OsString]) -> Result<Child, ToolError> {
+pub(super) fn spawn(params: &RunCommand, cwd: &Path, secret: &[OsString], mark: &Mark) -> Result<Child, ToolError> {
     for (shell, argument) in SHELLS {
         let mut command = Command::new(shell);
         command.arg(argument).arg(&params.command).current_dir(cwd);
@@ -30,7 +30,7 @@ pub(super) fn spawn(params: &RunCommand, cwd: &Path, secret: &[OsString]) -> Res
         }
         let stdin = if params.stdin.is_some() { Stdio::piped() } else { Stdio::null() };
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
-        lead(&mut command);
+        lead(&mut command, mark);
         match command.spawn() {
             Ok(child) => return Ok(child),
             Err(error) => tracing::debug!(%error, shell, "a shell could not be started"),
@@ -56,9 +56,9 @@ enum Cause {
 
 impl Job {
     /// Passes the output on until the command has ended, or is no longer wanted and has been killed.
-    pub(super) async fn supervise(self, mut child: Child, input: Option<String>) {
+    pub(super) async fn supervise(self, mut child: Child, input: Option<String>, mark: Mark) {
         let started = Instant::now();
-        let mut group = Group::of(&child);
+        let mut group = Group::of(&child, mark);
         let output = Output::new(self.items, self.output_bytes);
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         // Once nobody wants the command, a caller who is slow to read must not hold up its end.

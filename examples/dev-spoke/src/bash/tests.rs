@@ -179,6 +179,24 @@ async fn a_process_that_left_the_group_does_not_hold_the_call() {
 }
 
 #[tokio::test]
+async fn what_left_the_group_ends_with_the_call_too() {
+    let (_folder, runs) = runs();
+    // By its own end, and by that of its caller.
+    let stray = "setsid bash -c 'echo $$; exec sleep 300' & sleep 0.3";
+    let (out, ..) = finished(&runs, command(stray)).await;
+    assert!(dies(out.trim(), Duration::from_secs(1)).await);
+    let (items, pid) = started(&runs, command(&format!("{stray}; wait; sleep 300"))).await;
+    drop(items);
+    assert!(dies(&pid, Duration::from_secs(4)).await);
+    // Another command is not touched.
+    let (other, pid) = started(&runs, command("setsid bash -c 'echo $$; exec sleep 300' & sleep 300")).await;
+    finished(&runs, command("setsid sleep 300 & true")).await;
+    assert!(lives(&pid));
+    drop(other);
+    assert!(dies(&pid, Duration::from_secs(4)).await);
+}
+
+#[tokio::test]
 async fn shutdown_kills_all_and_lets_none_start() {
     let (_folder, runs) = runs_with(Limits { runs: 2, ..Limits::default() });
     let (items, pid) = started(&runs, command("sleep 300 & echo $!; wait")).await;

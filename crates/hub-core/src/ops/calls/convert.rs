@@ -70,10 +70,10 @@ pub(super) fn event(row: &EventRow) -> Option<CallEvent> {
     })
 }
 
-/// The notice that events up to `to` are gone.
-pub(super) fn gap(from: u64, to: u64, call_id: hub_protocol::CallId) -> CallEvent {
+/// The notice that events from `from` on are not there; reading goes on behind `seq`.
+pub(super) fn gap(seq: u64, from: u64, call_id: hub_protocol::CallId) -> CallEvent {
     CallEvent {
-        seq: to,
+        seq,
         at: Stamp::now().millis(),
         kind: CallEventKind::Gap,
         call_id,

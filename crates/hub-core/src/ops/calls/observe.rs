@@ -86,7 +86,11 @@ impl Observer {
                 Err(error) => return Some(Err(error.into())),
                 Ok(LogItem::Gap { from, to }) => {
                     let about = self.root.unwrap_or(CallId(Uuid::nil()));
-                    return Some(Ok(convert::gap(from, to, about)));
+                    return Some(Ok(convert::gap(to, from, about)));
+                }
+                Ok(LogItem::Shorter { last, .. }) => {
+                    let about = self.root.unwrap_or(CallId(Uuid::nil()));
+                    return Some(Ok(convert::gap(last, last + 1, about)));
                 }
                 Ok(LogItem::CaughtUp) => {
                     // A reader that resumes after the end will see no event that tells of it.

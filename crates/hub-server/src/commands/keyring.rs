@@ -40,7 +40,6 @@ pub fn command() -> Command {
 ///
 /// # Errors
 /// When the keyring or the database can't be used.
-#[expect(clippy::print_stdout, reason = "talks to the person who calls it")]
 pub async fn run(config: &Config, flags: &ArgMatches) -> Result<bool> {
     let file = config.data_dir.join("hub.db");
     anyhow::ensure!(

@@ -1,0 +1,126 @@
+//! What the binary does beside running a hub. Each answers whether all is well, and prints what it found.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "commands talk to the person who runs them")]
+
+mod health;
+mod import;
+pub mod keyring;
+mod progress;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use hub_storage::{PostgresOptions, SqliteOptions, Store, VerifyProgress};
+use serde_json::json;
+
+use crate::config::Config;
+use crate::lock::FolderLock;
+
+pub use health::health;
+pub use import::import;
+use progress::Line;
+
+/// Findings at which [`Store::verify`] stops.
+const MOST_FINDINGS: usize = 1_000;
+
+/// Applies the migrations that the configured database lacks, or only lists them.
+///
+/// # Errors
+/// When there is no such file, a hub has it, or the database refuses.
+pub async fn migrate(config: &Config, dry_run: bool, as_json: bool) -> Result<bool> {
+    let names = match &config.database {
+        Some(url) if dry_run => Store::pending_postgres(url).await.context("cannot read the database")?,
+        Some(url) => Store::migrate_postgres(url).await.context("cannot migrate the database")?,
+        None => migrate_file(config, dry_run).await?,
+    };
+    if as_json {
+        let list = if dry_run { "pending" } else { "applied" };
+        println!("{}", json!({ list: names }));
+        return Ok(true);
+    }
+    match (names.is_empty(), dry_run) {
+        (true, _) => println!("the database is up to date"),
+        (false, true) => println!("would apply:"),
+        (false, false) => println!("applied:"),
+    }
+    for name in &names {
+        println!("  {name}");
+    }
+    Ok(true)
+}
+
+async fn migrate_file(config: &Config, dry_run: bool) -> Result<Vec<String>> {
+    let file = existing_file(config)?;
+    let names = Store::pending_sqlite(&file).await.with_context(|| format!("cannot read {}", file.display()))?;
+    if !dry_run && !names.is_empty() {
+        let _lock = FolderLock::take(&config.data_dir)?;
+        let opened = Store::open_sqlite(&file, SqliteOptions::default()).await;
+        opened.with_context(|| format!("cannot migrate {}", file.display()))?.close().await;
+    }
+    Ok(names)
+}
+
+/// Looks whether what belongs together in the configured database is there; changes nothing.
+///
+/// # Errors
+/// When there is no such database, it lacks migrations, or reading fails.
+pub async fn verify(config: &Config, as_json: bool) -> Result<bool> {
+    let store = open_to_verify(config).await?;
+    let mut line = Line::if_long();
+    let mut rows = BTreeMap::new();
+    let findings = store.verify(|at: VerifyProgress| {
+        rows.insert(at.table, at.rows);
+        line.show("", || format!("looking at {}: {} rows", at.table, at.rows));
+    });
+    let findings = findings.await;
+    line.end();
+    store.close().await;
+    let findings: Vec<String> = findings.context("cannot read the database")?.iter().map(ToString::to_string).collect();
+    if as_json {
+        println!("{}", serde_json::to_string_pretty(&json!({ "findings": findings, "rows": rows }))?);
+        return Ok(findings.is_empty());
+    }
+    for finding in &findings {
+        println!("{finding}");
+    }
+    let total: u64 = rows.values().sum();
+    match findings.len() {
+        0 => println!("rows: {total}; nothing is wrong"),
+        n if n >= MOST_FINDINGS => println!("rows: {total}; findings: {n} or more"),
+        n => println!("rows: {total}; findings: {n}"),
+    }
+    Ok(findings.is_empty())
+}
+
+/// Opening would migrate; a check of a backup must leave it as it is.
+async fn open_to_verify(config: &Config) -> Result<Store> {
+    let lacks = |names: Vec<String>| {
+        let list = names.join(", ");
+        ensure!(names.is_empty(), "the database lacks migrations: {list}; run `hub-server migrate` first");
+        Ok(())
+    };
+    match &config.database {
+        Some(url) => {
+            lacks(Store::pending_postgres(url).await.context("cannot read the database")?)?;
+            Store::open_postgres(url, patient()).await.context("cannot open the database")
+        }
+        None => {
+            let file = existing_file(config)?;
+            let cannot = || format!("cannot read {}", file.display());
+            lacks(Store::pending_sqlite(&file).await.with_context(cannot)?)?;
+            Store::open_sqlite(&file, SqliteOptions::default()).await.with_context(cannot)
+        }
+    }
+}
+
+fn existing_file(config: &Config) -> Result<PathBuf> {
+    let file = config.data_dir.join("hub.db");
+    ensure!(file.exists(), "no database at {}: is --data-dir right?", file.display());
+    Ok(file)
+}
+
+/// For reading whole tables, where a hub's statements touch few rows.
+fn patient() -> PostgresOptions {
+    PostgresOptions { pool: 2, statement_timeout: Duration::from_secs(600), ..PostgresOptions::default() }
+}
