@@ -15,6 +15,7 @@ mod observe;
 mod process;
 mod resume;
 mod rights;
+mod secrets;
 mod shutdown;
 mod size;
 mod slow;
