@@ -279,7 +279,7 @@ async fn imported_operations_follow_their_client() -> Result<()> {
     )
     .await?;
     assert_eq!(late.json()?["code"], "TIMEOUT", "{}", late.body);
-    eventually("the upstream is told", async || Ok((seen.lock().unwrap().given_up > 0).then_some(()))).await?;
+    eventually("the upstream is told", || async { Ok((seen.lock().unwrap().given_up > 0).then_some(())) }).await?;
 
     bed.call("clients.enable", json!({ "name": "forge", "enabled": false })).await?;
     for _ in 0..100 {
