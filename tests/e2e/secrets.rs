@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use hub_core::keyring::{SecretOf, Sealed};
+use hub_core::keyring::{Sealed, SecretOf};
 use hub_core::{Keyring, KeyringSource};
 use hub_storage::{AuditRow, ClientRow, NewEvent, SecretRow, SqliteOptions, Stamp, Store};
 use hub_testkit::{HubProcess, TestStore, binary, command, database_of, eventually, free_port, http, pg_dump, run};
@@ -22,10 +22,17 @@ const CANARY: &str = "cAnArY-7f/3+x=Zq9~K-end";
 /// The canary in every form in which somebody might write it down.
 fn forms() -> Vec<String> {
     let hex: String = CANARY.bytes().map(|byte| format!("{byte:02x}")).collect();
-    let url: String = CANARY
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || "-._~".contains(c) { c.to_string() } else { format!("%{:02X}", c as u32) })
-        .collect();
+    let url: String =
+        CANARY
+            .chars()
+            .map(|c| {
+                if c.is_ascii_alphanumeric() || "-._~".contains(c) {
+                    c.to_string()
+                } else {
+                    format!("%{:02X}", c as u32)
+                }
+            })
+            .collect();
     let plain = [CANARY.to_owned(), hex.to_uppercase(), hex, url.to_lowercase(), url];
     // As base64 of the whole, and as it stands in base64 of something longer, from each of three offsets.
     let within = (0..3).map(|before| {
@@ -223,7 +230,8 @@ async fn a_secret_is_used_and_found_nowhere() -> Result<()> {
         TestStore::Sqlite => {
             let backup = aside.path().join("backup.db");
             let mut hub_server = command(binary("hub-server")?, folder.path());
-            let ran = run(hub_server.arg("backup").arg("--to").arg(&backup).arg("--data-dir").arg(folder.path())).await?;
+            let ran =
+                run(hub_server.arg("backup").arg("--to").arg(&backup).arg("--data-dir").arg(folder.path())).await?;
             ensure!(ran.code == Some(0), "{ran:?}");
             assert_clean("the backup", &std::fs::read(&backup)?);
         }
@@ -394,14 +402,21 @@ async fn a_hub_with_another_keyring_runs_and_refuses_secrets() -> Result<()> {
     let config = json!({ "baseUrl": "https://models.example", "api": "openai" });
     call(&hub, "clients.create", json!({ "name": "models", "type": "llm-provider", "config": config })).await?;
     for name in ["token", "other"] {
-        let set = call(&hub, "secrets.set", json!({ "client": "models", "name": name, "value": "v-".to_owned() + name })).await?;
+        let set =
+            call(&hub, "secrets.set", json!({ "client": "models", "name": name, "value": "v-".to_owned() + name }))
+                .await?;
         assert_eq!(set["data"]["name"], name, "{set}");
     }
     let opened = hub.hub().open_client("models").await?;
     assert_eq!(opened.secrets.len(), 2);
     // One secret in the place of another does not open.
     let rows = hub.hub().store().secrets().list(None).await?;
-    let swapped = SecretRow { salt: rows[1].salt.clone(), nonce: rows[1].nonce.clone(), ciphertext: rows[1].ciphertext.clone(), ..rows[0].clone() };
+    let swapped = SecretRow {
+        salt: rows[1].salt.clone(),
+        nonce: rows[1].nonce.clone(),
+        ciphertext: rows[1].ciphertext.clone(),
+        ..rows[0].clone()
+    };
     assert_eq!(hub.hub().store().secrets().reencrypt(vec![(rows[0].clone(), swapped)]).await?, 1);
     let refused = call(&hub, "clients.test", json!({ "name": "models" })).await?;
     assert!(refused["message"].as_str().is_some_and(|m| m.contains("does not open")), "{refused}");
@@ -410,7 +425,11 @@ async fn a_hub_with_another_keyring_runs_and_refuses_secrets() -> Result<()> {
     std::fs::remove_file(folder.path().join("keyring"))?;
     let hub = hub_testkit::TestHub::start_in(folder, &[]).await?;
     let ready = http(hub.address(), "GET", "/readyz", hub.admin_key(), &Value::Null).await?;
-    assert!(ready.status == 200 && ready.body.contains("\"keyring\"") && ready.body.contains("lacks v1"), "{}", ready.body);
+    assert!(
+        ready.status == 200 && ready.body.contains("\"keyring\"") && ready.body.contains("lacks v1"),
+        "{}",
+        ready.body
+    );
     let refused = call(&hub, "secrets.set", json!({ "client": "models", "name": "x", "value": "abcdef" })).await?;
     assert!(refused["message"].as_str().is_some_and(|m| m.contains("lacks v1")), "{refused}");
     assert!(!hub.folder().join("keyring").exists(), "a keyring of its own would only be in the way");

@@ -59,7 +59,9 @@ pub fn compare_mapped(output: &Value, input: &Value, mapping: &BTreeMap<String, 
                     required.push(Value::from(member.clone()));
                 }
             }
-            None => lost.push(mismatch(&below("", member), format!("the output has nothing at {pointer:?}"), None, None)),
+            None => {
+                lost.push(mismatch(&below("", member), format!("the output has nothing at {pointer:?}"), None, None))
+            }
         }
     }
     if !lost.is_empty() {
@@ -163,7 +165,8 @@ impl<'a> Walk<'a> {
 
     /// An output that is several things at once fits as soon as one of them does.
     fn fit_any_part(&mut self, all: &'a [Value], output: &'a Value, input: &'a Value, path: &str) -> Vec<Mismatch> {
-        let mut least = if output.get("properties").is_some() { self.fit_plain(output, input, path) } else { Vec::new() };
+        let mut least =
+            if output.get("properties").is_some() { self.fit_plain(output, input, path) } else { Vec::new() };
         if output.get("properties").is_some() && least.is_empty() {
             return least;
         }
@@ -270,7 +273,9 @@ fn fit_values(output: &Value, input: &Value, path: &str) -> Option<Vec<Mismatch>
         vec![mismatch(path, "not among the values taken".to_owned(), Some(shown(input)), Some(actual))]
     };
     match (has, wants) {
-        (Some(has), Some(wants)) => Some(has.iter().find(|v| !wants.contains(v)).map_or_else(Vec::new, |v| misfit(Some(v)))),
+        (Some(has), Some(wants)) => {
+            Some(has.iter().find(|v| !wants.contains(v)).map_or_else(Vec::new, |v| misfit(Some(v))))
+        }
         (None, Some(_)) => Some(misfit(None)),
         (Some(has), None) if types(output).is_none() => {
             let wants = types(input)?;
@@ -286,9 +291,8 @@ fn fit_values(output: &Value, input: &Value, path: &str) -> Option<Vec<Mismatch>
 
 /// Whether a schema says nothing.
 fn is_open(schema: &Value) -> bool {
-    const SAYING: [&str; 11] = [
-        "type", "properties", "required", "items", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "not",
-    ];
+    const SAYING: [&str; 11] =
+        ["type", "properties", "required", "items", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "not"];
     match schema {
         Value::Bool(open) => *open,
         Value::Object(members) => !members.keys().any(|key| SAYING.contains(&key.as_str())),
@@ -434,9 +438,11 @@ mod tests {
 
     #[test]
     fn what_says_nothing_tells_nothing() {
-        for (output, input) in
-            [(json!({}), json!({ "type": "string" })), (json!({ "type": "string" }), json!(true)), (json!(true), json!({}))]
-        {
+        for (output, input) in [
+            (json!({}), json!({ "type": "string" })),
+            (json!({ "type": "string" }), json!(true)),
+            (json!(true), json!({})),
+        ] {
             assert_eq!(compare(&output, &input), Verdict::Unknown);
         }
     }
@@ -449,12 +455,15 @@ mod tests {
         };
         assert_eq!(compare(&tree("integer"), &tree("number")), Verdict::Fits);
         assert_eq!(paths(&tree("string"), &tree("number")), ["/v"]);
-        assert_eq!(compare(&json!({ "$ref": "#" }), &tree("number")), Verdict::Misfits(vec![mismatch(
-            "",
-            "the output does not say its type".into(),
-            Some("object".into()),
-            Some("anything".into()),
-        )]));
+        assert_eq!(
+            compare(&json!({ "$ref": "#" }), &tree("number")),
+            Verdict::Misfits(vec![mismatch(
+                "",
+                "the output does not say its type".into(),
+                Some("object".into()),
+                Some("anything".into()),
+            )])
+        );
     }
 
     #[test]
@@ -473,13 +482,18 @@ mod tests {
 
     #[test]
     fn members_are_filled_by_pointers() {
-        let output = object(json!({ "items": { "type": "array", "items": { "type": "string" } },
-            "user": object(json!({ "id": { "type": "integer" } }), &["id"]) }), &["user"]);
+        let output = object(
+            json!({ "items": { "type": "array", "items": { "type": "string" } },
+            "user": object(json!({ "id": { "type": "integer" } }), &["id"]) }),
+            &["user"],
+        );
         let input = object(json!({ "owner": { "type": "number" }, "first": { "type": "string" } }), &["owner"]);
         let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
-        assert_eq!(compare_mapped(&output, &input, &map(&[("owner", "/user/id"), ("first", "/items/0")])), Verdict::Fits);
-        for (mapping, place) in
-            [(map(&[("owner", "/user/name")]), "/owner"), (map(&[("first", "/items/0")]), "/owner")]
+        assert_eq!(
+            compare_mapped(&output, &input, &map(&[("owner", "/user/id"), ("first", "/items/0")])),
+            Verdict::Fits
+        );
+        for (mapping, place) in [(map(&[("owner", "/user/name")]), "/owner"), (map(&[("first", "/items/0")]), "/owner")]
         {
             let Verdict::Misfits(found) = compare_mapped(&output, &input, &mapping) else { panic!("{mapping:?}") };
             assert_eq!(found[0].path, place);

@@ -70,7 +70,11 @@ pub const KEYS: &[Key] = &[
     key("retention_calls_days", "30", "how long call records are kept; 0 is for ever"),
     key("retention_events_days", "30", "how long events are kept; 0 is for ever"),
     key("retention_audit_days", "365", "how long the audit log is kept; 0 is for ever"),
-    key("keyring_file", "", "file with the keys that secrets are encrypted with [default: keyring in data_dir, made on first need]"),
+    key(
+        "keyring_file",
+        "",
+        "file with the keys that secrets are encrypted with [default: keyring in data_dir, made on first need]",
+    ),
     key("keyring_command", "", "program and its arguments, by commas, that print the keyring, instead of a file"),
     switch("allow_child_processes", "let clients of type mcp-server run programs on this machine"),
     key("log", "info", "log filter, for example info,hub_core=debug"),

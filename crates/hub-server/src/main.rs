@@ -40,7 +40,12 @@ fn cli() -> Command {
         Command::new("openapi").about("Print the OpenAPI document of the hub's own operations"),
         Command::new("health").about("Ask the hub on --listen whether it is ready; exit code 0 if it is"),
     ];
-    command().subcommands(plain).subcommands([migrate(&json), import(&json), verify(&json), commands::keyring::command()])
+    command().subcommands(plain).subcommands([
+        migrate(&json),
+        import(&json),
+        verify(&json),
+        commands::keyring::command(),
+    ])
 }
 
 fn migrate(json: &Arg) -> Command {

@@ -210,7 +210,7 @@ backends! {
         event: NewEvent,
     ) -> Result<Option<EventRow>, StoreError> {
         let stands = clients::table.find(BindId::from(id)).filter(clients::revision.eq(revision));
-        let before = stands.clone().select((clients::state, clients::reason, clients::operations));
+        let before = stands.select((clients::state, clients::reason, clients::operations));
         let before = before.first::<(String, Option<String>, i32)>(c).await.optional()?;
         let ClientState { state, reason, operations } = new;
         if before.is_none_or(|before| before == (state.clone(), reason.clone(), operations)) {

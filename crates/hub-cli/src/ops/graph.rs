@@ -41,7 +41,8 @@ pub(super) fn dot(graph: &OperationGraph) -> String {
 pub(super) fn mermaid(graph: &OperationGraph) -> String {
     let mut page = String::from("flowchart LR\n");
     // Names of nodes may not hold what ids hold.
-    let numbers: BTreeMap<&str, usize> = graph.nodes.iter().enumerate().map(|(n, node)| (node.id.as_str(), n)).collect();
+    let numbers: BTreeMap<&str, usize> =
+        graph.nodes.iter().enumerate().map(|(n, node)| (node.id.as_str(), n)).collect();
     for (n, node) in graph.nodes.iter().enumerate() {
         page.push_str(&format!("  n{n}[{}]\n", quoted(&node.id)));
     }
@@ -65,8 +66,7 @@ mod tests {
     use super::*;
 
     fn graph() -> OperationGraph {
-        let node =
-            |id: &str| GraphNode { id: id.into(), version: "1.0.0".into(), r#type: OperationType::Query };
+        let node = |id: &str| GraphNode { id: id.into(), version: "1.0.0".into(), r#type: OperationType::Query };
         let found = Mismatch { path: "/x".into(), reason: "another type".into(), expected: None, actual: None };
         let edge = |from: &str, to: &str, mismatches: Vec<Mismatch>| GraphEdge {
             from: from.into(),

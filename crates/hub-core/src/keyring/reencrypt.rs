@@ -1,7 +1,7 @@
 use hub_storage::{SecretRow, Store};
 use secrecy::ExposeSecret as _;
 
-use super::{Keyring, SecretOf, Sealed};
+use super::{Keyring, Sealed, SecretOf};
 use crate::CoreError;
 
 /// Secrets that are encrypted anew in one transaction.

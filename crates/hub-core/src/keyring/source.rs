@@ -87,9 +87,13 @@ impl KeyringSource {
     /// When the file can't be written, or is not the hub's own to change.
     pub fn replace(&self, with: &Keyring) -> Result<(), KeyringError> {
         let Self::File { path, ours: true, .. } = self else {
-            return Err(unreadable(self.describe(), "the hub does not write there: change the keyring where it is kept"));
+            return Err(unreadable(
+                self.describe(),
+                "the hub does not write there: change the keyring where it is kept",
+            ));
         };
-        let replaced = staged(path, with).and_then(|partial| fs::rename(&partial, path)).and_then(|()| sync_folder(path));
+        let replaced =
+            staged(path, with).and_then(|partial| fs::rename(&partial, path)).and_then(|()| sync_folder(path));
         replaced.map_err(|error| unreadable(path.display(), error))
     }
 

@@ -1,9 +1,7 @@
 use std::time::{Duration, Instant};
 
 use hub_operations::{RegistryBuilder, Schema};
-use hub_protocol::ops::clients::config::{
-    ComputeConfig, LlmProviderConfig, McpServerConfig, OpenApiConfig, VcsConfig,
-};
+use hub_protocol::ops::clients::config::{ComputeConfig, LlmProviderConfig, McpServerConfig, OpenApiConfig, VcsConfig};
 use hub_protocol::ops::clients::{
     ClientItem, ClientState, ClientType, Clients, CreateClient, DeleteClient, DeletedClient, EnableClient, GetClient,
     ListClients, RefreshClient, TestClient, TestedClient, UpdateClient,

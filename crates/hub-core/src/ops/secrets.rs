@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::clients::{actor, event, existing};
 use crate::CoreError;
 use crate::ctx::Ctx;
-use crate::keyring::{SecretOf, Sealed};
+use crate::keyring::{Sealed, SecretOf};
 use crate::ops::audit;
 
 /// Most secrets of one client.

@@ -10,7 +10,7 @@ use hub_adapters::openapi::{
 use hub_core::{OpenedClient, Tested, scopes_of};
 use hub_operations::Registry;
 use hub_protocol::ops::clients::config::{AuthKind, KeyPlace as Place, McpServerConfig, OpenApiAuth, OpenApiConfig};
-use hub_protocol::{AccessControl, DEFAULT_MESSAGE_LIMIT};
+use hub_protocol::{AccessControl, DEFAULT_MESSAGE_LIMIT, OperationSpec};
 use hub_storage::ClientRow;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -47,7 +47,13 @@ impl Adapter {
         let builder = Registry::builder();
         let builder = match self {
             Self::Mcp(client) => mcp::register(builder, client),
-            Self::OpenApi(client) => openapi::register_with(builder, client, CallLimits::clone),
+            Self::OpenApi(client) => client.operations().fold(builder, |builder, operation| {
+                let (client, id) = (Arc::clone(client), operation.spec.id());
+                builder.raw(marked(operation.spec.clone()), move |limits: CallLimits, input| {
+                    let (client, id) = (Arc::clone(&client), id.clone());
+                    async move { client.call(&id, &input, &limits).await }
+                })
+            }),
         };
         builder.build().map_err(|error| format!("its operations can't be offered: {error}"))
     }
@@ -207,6 +213,19 @@ fn policy(allow_private: bool) -> NetPolicy {
 
 fn parsed(url: &str) -> Result<Url, String> {
     Url::parse(url).map_err(|_| "a URL of the configuration is none".to_owned())
+}
+
+/// With a mark of the declaration in its version: documents change while their version stays, and a hub takes one version of
+/// an operation only once.
+fn marked(mut spec: OperationSpec) -> OperationSpec {
+    let text = serde_json::to_value(&spec).unwrap_or_default().to_string();
+    // The same for all time, unlike the standard library's hashes.
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let mark = text.bytes().fold(0xcbf2_9ce4_8422_2325, mix);
+    if !spec.version.contains('+') {
+        spec.version = format!("{}+{mark:016x}", spec.version);
+    }
+    spec
 }
 
 /// An error with its causes.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
 use hub_adapters::openapi::CallLimits;
-use hub_core::{Hub, Principal, Session};
+use hub_core::{Hub, Principal, Scrubber, Session};
 use hub_operations::{
     Answer, Definition, Incoming, Items, Outbox, OutboxReader, Peer, PeerConfig, Registry, Reply, Responder, now_ms,
 };
@@ -34,7 +34,12 @@ pub(super) struct Link {
 
 impl Link {
     /// Connects and registers what the registry has, under its own ids.
-    pub(super) async fn open(hub: &Hub, client: &str, registry: Registry<CallLimits>) -> Result<Self, CallError> {
+    pub(super) async fn open(
+        hub: &Hub,
+        client: &str,
+        registry: Registry<CallLimits>,
+        scrubber: Arc<Scrubber>,
+    ) -> Result<Self, CallError> {
         let principal = Principal {
             identity: Arc::new(Identity {
                 id: format!("client/{client}"),
@@ -46,7 +51,8 @@ impl Link {
         let input = Json::from_serialize(&registration(client, &registry)).unwrap_or_default();
         let ((near_box, near_queue), (far_box, far_queue)) = (Outbox::new(QUEUE), Outbox::new(QUEUE));
         let session = hub.connect(principal, near_box);
-        let peer = Peer::new(PeerConfig::default(), far_box, Arc::new(Serve { registry }), TaskTracker::new());
+        let peer =
+            Peer::new(PeerConfig::default(), far_box, Arc::new(Serve { registry, scrubber }), TaskTracker::new());
         let lost = CancellationToken::new();
         let (to_peer, to_session) = (peer.clone(), Arc::clone(&session));
         let (over, ended) = (lost.clone(), Arc::clone(&session));
@@ -119,6 +125,8 @@ async fn carry(mut from: OutboxReader, to: impl Fn(&bytes::Bytes) -> bool) {
 /// Executes what the hub asks for.
 struct Serve {
     registry: Registry<CallLimits>,
+    /// Some upstreams say back what they were sent, and the hub records what they say.
+    scrubber: Arc<Scrubber>,
 }
 
 impl Responder for Serve {
@@ -134,11 +142,16 @@ impl Responder for Serve {
             traceparent: request.traceparent,
         };
         let (streams, work) = (entry.is_subscription(), entry.run(limits, request.input));
-        let abort = incoming.abort;
+        let (abort, scrubber) = (incoming.abort, Arc::clone(&self.scrubber));
         async move {
             let reply = tokio::select! {
                 () = abort.fired() => return Err(CallError::new(ErrorCode::Aborted, "the call was aborted")),
-                reply = work => reply?,
+                reply = work => reply.map_err(|error| scrubber.error(error))?,
+            };
+            let reply = match reply {
+                Reply::Envelope(envelope) => Reply::Envelope(scrubber.json(envelope)),
+                Reply::Value(data) => Reply::Value(scrubber.json(data)),
+                stream @ Reply::Stream(_) => stream,
             };
             let wrapped = |data| ResponseEnvelope::local(&id, now_ms(), data).to_json();
             Ok(match reply {
@@ -147,7 +160,10 @@ impl Responder for Serve {
                 Reply::Envelope(envelope) => Answer::Many(stream::iter([Ok(envelope)]).boxed().into()),
                 Reply::Value(data) => Answer::Many(stream::iter([Ok(wrapped(data))]).boxed().into()),
                 Reply::Stream(items) => {
-                    let items = items.map(move |item| item.map(|data| ResponseEnvelope::local(&id, now_ms(), data).to_json()));
+                    let items = items.map(move |item| match item {
+                        Ok(data) => Ok(ResponseEnvelope::local(&id, now_ms(), scrubber.json(data)).to_json()),
+                        Err(error) => Err(scrubber.error(error)),
+                    });
                     let until = abort.clone();
                     let items = items.take_until(async move { until.fired().await });
                     Answer::Many(Items::new(items.boxed(), async move { abort.fired().await }.boxed()))

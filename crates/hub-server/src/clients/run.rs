@@ -1,9 +1,10 @@
 //! Keeps clients connected: one task for each, at one hub of the cluster.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use hub_core::Hub;
+use hub_core::{Hub, Scrubber};
 use hub_storage::{ClientRow, ClientState};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
@@ -101,21 +102,22 @@ async fn connect(hub: &Hub, row: &ClientRow, programs: bool) -> Result<std::conv
     let opened = hub.open_client(&row.name).await.map_err(|error| hub_protocol::CallError::from(error).message)?;
     let clean = |reason: String| opened.scrub(&reason).chars().take(MAX_REASON).collect::<String>();
     let adapter = Adapter::connect(&opened, programs).await.map_err(clean)?;
-    let mut link = offer(hub, row, &adapter).await.map_err(clean)?;
+    let scrubber = Arc::new(opened.scrubber());
+    let mut link = offer(hub, row, &adapter, &scrubber).await.map_err(clean)?;
     loop {
         tokio::select! {
             () = link.lost() => return Err("its connection within the hub was lost".to_owned()),
             // Offered anew over the old connection, which ends when the new one has taken its place.
-            () = adapter.changed() => link = offer(hub, row, &adapter).await.map_err(clean)?,
+            () = adapter.changed() => link = offer(hub, row, &adapter, &scrubber).await.map_err(clean)?,
         }
     }
 }
 
 /// Registers what the adapter has now.
-async fn offer(hub: &Hub, row: &ClientRow, adapter: &Adapter) -> Result<Link, String> {
+async fn offer(hub: &Hub, row: &ClientRow, adapter: &Adapter, scrubber: &Arc<Scrubber>) -> Result<Link, String> {
     let registry = adapter.registry()?;
     let operations = i32::try_from(registry.specs().len()).unwrap_or(i32::MAX);
-    let link = Link::open(hub, &row.name, registry).await.map_err(|error| error.message)?;
+    let link = Link::open(hub, &row.name, registry, Arc::clone(scrubber)).await.map_err(|error| error.message)?;
     tracing::info!(client = %row.name, operations, "a client is connected");
     note(hub, row, "ready", None, operations).await;
     Ok(link)

@@ -5,9 +5,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::rows::{Definition, KeyStored, Registration, Setting};
-use crate::{
-    AccountRow, AuditRow, CallRow, ClientRow, EdgeRow, EventRow, IdempotencyRow, SecretRow, SpokeRow, Stamp,
-};
+use crate::{AccountRow, AuditRow, CallRow, ClientRow, EdgeRow, EventRow, IdempotencyRow, SecretRow, SpokeRow, Stamp};
 
 /// Feeds its own spelling to a hash; no two different values have the same.
 pub(super) trait Canon {

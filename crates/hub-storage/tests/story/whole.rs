@@ -166,7 +166,10 @@ pub(crate) async fn broken_off_copy_goes_on<B: Backend>() {
         assert!(ended.is_err());
     }
     let copied = target.store.copy_from(&source.store, |_| {}).await.unwrap();
-    assert_eq!(copied.iter().map(|table| table.rows).sum::<u64>(), 1 + 2 + 4 + 1 + 2 + 2 + 1203 + 1203 + 7 + 1 + 1 + 1 + 2);
+    assert_eq!(
+        copied.iter().map(|table| table.rows).sum::<u64>(),
+        1 + 2 + 4 + 1 + 2 + 2 + 1203 + 1203 + 7 + 1 + 1 + 1 + 2
+    );
 }
 
 pub(crate) async fn copy_of_a_copy_is_equal<B: Backend>() {
