@@ -95,9 +95,9 @@ impl Bed {
         for n in &running {
             eventually("the hubs are linked", || async {
                 let status = self.status(*n).await?;
-                let linked = status["hubs"]
-                    .as_array()
-                    .is_some_and(|hubs| hubs.len() == running.len() && hubs.iter().all(|hub| hub["linked"] == true));
+                let linked = status["hubs"].as_array().is_some_and(|hubs| {
+                    hubs.len() == running.len() && hubs.iter().all(|hub| hub["linked"] == true)
+                });
                 Ok(linked.then_some(()))
             })
             .await?;

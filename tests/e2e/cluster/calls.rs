@@ -66,8 +66,7 @@ async fn a_spoke_on_one_hub_serves_callers_of_all() -> Result<()> {
     // The third hub's reader of the log has seen all of it, in order.
     let (mut last, mut completed) = (0, 0);
     while completed < 6 {
-        let event =
-            tokio::time::timeout(Duration::from_secs(10), events.next()).await?.context("the log goes on")??;
+        let event = tokio::time::timeout(Duration::from_secs(10), events.next()).await?.context("the log goes on")??;
         ensure!(event.seq > last, "{} after {last}", event.seq);
         last = event.seq;
         completed += u32::from(event.kind == "call.completed" || event.kind == "completed");
@@ -154,11 +153,7 @@ async fn a_tree_over_three_hubs_is_one_tree_and_aborts_at_once() -> Result<()> {
         let running = ListCalls { status: Some(CallStatus::Running), ..filter.clone() };
         eventually("the leaf runs", || async { Ok(client.call(&running).await?.calls.into_iter().next()) }).await?;
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let root = ListCalls {
-            operation_id: Some("tree.first".into()),
-            status: Some(CallStatus::Running),
-            ..ListCalls::default()
-        };
+        let root = ListCalls { operation_id: Some("tree.first".into()), status: Some(CallStatus::Running), ..ListCalls::default() };
         let root = client.call(&root).await?.calls.into_iter().next().context("the root runs")?;
         let other = bed.client(2).await?;
         let asked = Instant::now();
@@ -263,13 +258,16 @@ async fn draining_revoking_and_attaching_reach_the_other_hub() -> Result<()> {
     let (here, there) = (bed.client(0).await?, bed.client(1).await?);
     known(&there, "work.ticks").await?;
     // A stream that was begun through one hub is read on through the other.
-    let mut ticks =
-        there.request("work.ticks").input(json!({})).on_disconnect(OnDisconnect::Detach).subscribe().await?;
+    let mut ticks = there
+        .request("work.ticks")
+        .input(json!({}))
+        .on_disconnect(OnDisconnect::Detach)
+        .subscribe()
+        .await?;
     ticks.next().await.context("an item")??;
     let filter = ListCalls { operation_id: Some("work.ticks".into()), ..ListCalls::default() };
     let call =
-        eventually("the stream is recorded", || async { Ok(here.call(&filter).await?.calls.into_iter().next()) })
-            .await?;
+        eventually("the stream is recorded", || async { Ok(here.call(&filter).await?.calls.into_iter().next()) }).await?;
     let mut attached = here.subscribe(&AttachCall { call_id: call.call_id, after: Some(0) }).await?;
     for n in 1..=5 {
         let item = attached.next().await.context("an item")??;
@@ -277,8 +275,7 @@ async fn draining_revoking_and_attaching_reach_the_other_hub() -> Result<()> {
     }
     drop((attached, ticks));
     // A key that is revoked at one hub opens no door of the other.
-    let params =
-        CreateKey { name: "short".into(), scopes: vec!["*".into()], resources: None, expires_at: None, account: None };
+    let params = CreateKey { name: "short".into(), scopes: vec!["*".into()], resources: None, expires_at: None, account: None };
     let key = here.call(&params).await?;
     let guest = Client::connect(&bed.url(1), &key.secret).await?;
     guest.call_raw("hub.whoami", json!({})).await?;

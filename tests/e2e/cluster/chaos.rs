@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use futures_util::StreamExt;
 use hub_protocol::ops::calls::{CallStatus, ExportCalls};
 use hub_protocol::{CallError, Json};
 use hub_spoke::{Client, RunningSpoke};
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -60,8 +60,7 @@ async fn nothing_is_lost_doubled_or_hung_while_everything_is_killed_in_turn() ->
     }
     bed.all_linked().await?;
     check_records(&bed, &told).await?;
-    let doubled: Vec<_> =
-        done.lock().unwrap().iter().filter(|(_, times)| **times > 1).map(|(k, n)| (k.clone(), *n)).collect();
+    let doubled: Vec<_> = done.lock().unwrap().iter().filter(|(_, times)| **times > 1).map(|(k, n)| (k.clone(), *n)).collect();
     let keys = told.keys.lock().unwrap().clone();
     println!(
         "{} keyed calls acknowledged, {} refused, slowest {} ms",
@@ -116,8 +115,7 @@ async fn call_on(client: Client, caller: usize, told: Arc<Told>, stop: Arc<Atomi
         let key = format!("{caller}-{number}");
         let input = json!({ "key": key });
         let started = Instant::now();
-        let answer =
-            client.request("work.do").input(input.clone()).idempotency_key(&key).deadline(DEADLINE).call().await;
+        let answer = client.request("work.do").input(input.clone()).idempotency_key(&key).deadline(DEADLINE).call().await;
         let took = u64::try_from(started.elapsed().as_millis())?;
         told.slowest_ms.fetch_max(took, Ordering::SeqCst);
         match answer {
