@@ -14,6 +14,7 @@ use hub_protocol::{AccessControl, DEFAULT_MESSAGE_LIMIT, OperationSpec};
 use hub_storage::ClientRow;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::watch;
 
 /// Secret that is used when the configuration names none.
 const USUAL_SECRET: &str = "token";
@@ -30,6 +31,21 @@ pub(super) enum Adapter {
 /// Whether clients of this type become operations.
 pub(super) fn brings_operations(row: &ClientRow) -> bool {
     matches!(row.kind.as_str(), "mcp-server" | "openapi")
+}
+
+/// Changes of an adapter's operations.
+pub(super) struct Changes(Option<watch::Receiver<Arc<Vec<OperationSpec>>>>);
+
+impl Changes {
+    /// Waits for the next one.
+    pub(super) async fn next(&mut self) {
+        if let Some(watched) = &mut self.0
+            && watched.changed().await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
 }
 
 impl Adapter {
@@ -58,19 +74,24 @@ impl Adapter {
         builder.build().map_err(|error| format!("its operations can't be offered: {error}"))
     }
 
-    /// Waits until the operations have changed.
-    pub(super) async fn changed(&self) {
-        match self {
+    /// Tells of changes of the operations from now on.
+    pub(super) fn changes(&self) -> Changes {
+        Changes(match self {
             Self::Mcp(client) => {
                 let mut watched = client.watch();
                 watched.mark_unchanged();
-                if watched.changed().await.is_ok() {
-                    return;
-                }
+                Some(watched)
             }
-            Self::OpenApi(_) => {}
+            Self::OpenApi(_) => None,
+        })
+    }
+
+    /// Why calls don't reach the upstream now, where there is a connection to it.
+    pub(super) fn trouble(&self) -> Option<String> {
+        match self {
+            Self::Mcp(client) => client.trouble(),
+            Self::OpenApi(_) => None,
         }
-        std::future::pending().await
     }
 
     pub(super) async fn close(&self) {

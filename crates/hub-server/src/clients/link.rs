@@ -30,6 +30,8 @@ pub(super) struct Link {
     session: Arc<Session>,
     hub: Hub,
     lost: CancellationToken,
+    /// How many operations it offers.
+    pub(super) operations: i32,
 }
 
 impl Link {
@@ -48,6 +50,7 @@ impl Link {
             }),
             key: None,
         };
+        let operations = i32::try_from(registry.specs().len()).unwrap_or(i32::MAX);
         let input = Json::from_serialize(&registration(client, &registry)).unwrap_or_default();
         let ((near_box, near_queue), (far_box, far_queue)) = (Outbox::new(QUEUE), Outbox::new(QUEUE));
         let session = hub.connect(principal, near_box);
@@ -67,7 +70,7 @@ impl Link {
             gone.close();
             ended.end().await;
         });
-        let link = Self { session, hub: hub.clone(), lost };
+        let link = Self { session, hub: hub.clone(), lost, operations };
         let request = CallRequested::new(Uuid::now_v7().to_string(), RegisterSpoke::ID, input);
         let mut answer = peer.start(&request, true).await?;
         match answer.next().await {

@@ -103,12 +103,21 @@ async fn connect(hub: &Hub, row: &ClientRow, programs: bool) -> Result<std::conv
     let clean = |reason: String| opened.scrub(&reason).chars().take(MAX_REASON).collect::<String>();
     let adapter = Adapter::connect(&opened, programs).await.map_err(clean)?;
     let scrubber = Arc::new(opened.scrubber());
+    // Begun before what is there is offered, so that no change is missed.
+    let (mut changes, mut noted) = (adapter.changes(), None);
     let mut link = offer(hub, row, &adapter, &scrubber).await.map_err(clean)?;
     loop {
+        let now = (adapter.trouble().map(clean), link.operations);
+        if noted.as_ref() != Some(&now) {
+            let word = if now.0.is_none() { "ready" } else { "degraded" };
+            note(hub, row, word, now.0.clone(), now.1).await;
+            noted = Some(now);
+        }
         tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
             () = link.lost() => return Err("its connection within the hub was lost".to_owned()),
             // Offered anew over the old connection, which ends when the new one has taken its place.
-            () = adapter.changed() => link = offer(hub, row, &adapter, &scrubber).await.map_err(clean)?,
+            () = changes.next() => link = offer(hub, row, &adapter, &scrubber).await.map_err(clean)?,
         }
     }
 }
@@ -116,14 +125,16 @@ async fn connect(hub: &Hub, row: &ClientRow, programs: bool) -> Result<std::conv
 /// Registers what the adapter has now.
 async fn offer(hub: &Hub, row: &ClientRow, adapter: &Adapter, scrubber: &Arc<Scrubber>) -> Result<Link, String> {
     let registry = adapter.registry()?;
-    let operations = i32::try_from(registry.specs().len()).unwrap_or(i32::MAX);
     let link = Link::open(hub, &row.name, registry, Arc::clone(scrubber)).await.map_err(|error| error.message)?;
-    tracing::info!(client = %row.name, operations, "a client is connected");
-    note(hub, row, "ready", None, operations).await;
+    tracing::info!(client = %row.name, operations = link.operations, "a client is connected");
     Ok(link)
 }
 
 async fn note(hub: &Hub, row: &ClientRow, state: &str, reason: Option<String>, operations: i32) {
+    if hub.is_draining() {
+        // Its own end says nothing of the client.
+        return;
+    }
     let state = ClientState { state: state.to_owned(), reason, operations };
     if let Err(error) = hub.note_client_state(row, state).await {
         tracing::warn!(client = %row.name, %error, "the state of a client was not noted");
