@@ -107,7 +107,7 @@ wire! {
         /// Credential of all requests.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         auth: Option<OpenApiAuth>,
-        /// Only operations with these tags, ids or path prefixes.
+        /// Only operations of which the name or a tag is one of these; `*` is any text.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         only: Vec<String>,
         /// Whether this machine and private networks may be reached.
