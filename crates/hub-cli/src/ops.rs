@@ -1,9 +1,11 @@
 //! `hub ops`: what can be called.
 
 mod describe;
+mod graph;
 
 use clap::{Args, Subcommand, ValueEnum};
 use hub_protocol::OperationType;
+use hub_protocol::ops::graph::GetGraph;
 use hub_protocol::ops::hub::{GetSchemas, ListOperations, OperationItem, SearchOperations};
 use serde_json::json;
 
@@ -41,6 +43,34 @@ Examples:
   hub ops schema calls.list calls.get --json      the whole specifications with their JSON Schemas"
     )]
     Schema(SchemaArgs),
+    /// Show which operation's answer fits which operation's input.
+    #[command(after_help = "\
+Examples:
+  hub ops graph --namespace forge
+  hub ops graph --format dot | dot -Tsvg > operations.svg
+  hub ops graph --format mermaid --all")]
+    Graph(GraphArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GraphArgs {
+    /// Only operations of this namespace and those below it.
+    #[arg(long, short, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// Also pairs that don't fit, with what does not.
+    #[arg(long, short)]
+    all: bool,
+    /// How it is drawn.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: Drawing,
+}
+
+/// Ways to draw a graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Drawing {
+    Text,
+    Dot,
+    Mermaid,
 }
 
 #[derive(Debug, Args)]
@@ -103,6 +133,7 @@ pub(crate) async fn run(cx: &Cx, command: OpsCommand) -> Result<()> {
         OpsCommand::List(args) => list(cx.out, &hub, args).await,
         OpsCommand::Search(args) => search(cx.out, &hub, args).await,
         OpsCommand::Schema(args) => schema(cx.out, &hub, args).await,
+        OpsCommand::Graph(args) => draw(cx.out, &hub, args).await,
     }
 }
 
@@ -174,6 +205,25 @@ async fn schema(out: Out, hub: &Hub, args: SchemaArgs) -> Result<()> {
             out.line("")?;
         }
         out.raw(&describe::operation(spec, out.style, out.width()))?;
+    }
+    Ok(())
+}
+
+async fn draw(out: Out, hub: &Hub, args: GraphArgs) -> Result<()> {
+    let params = GetGraph { namespace: args.namespace, include_incompatible: args.all.then_some(true) };
+    let graph = hub.call(&params).await?;
+    if out.json {
+        return out.document(&graph);
+    }
+    out.raw(&match args.format {
+        Drawing::Text => graph::text(&graph),
+        Drawing::Dot => graph::dot(&graph),
+        Drawing::Mermaid => graph::mermaid(&graph),
+    })?;
+    if graph.truncated {
+        out.note("note: there is more than this; --namespace shows a part");
+    } else if graph.edges.is_empty() {
+        out.note("no operation's answer is known to fit another's input");
     }
     Ok(())
 }

@@ -3,6 +3,8 @@ use hub_protocol::{CallError, ErrorCode};
 use hub_pubsub::TargetError;
 use hub_storage::StoreError;
 
+use crate::keyring::KeyringError;
+
 /// Why the hub itself can't do something. Callers of operations see a [`CallError`] made from it.
 #[derive(Debug, thiserror::Error)]
 pub enum CoreError {
@@ -15,6 +17,9 @@ pub enum CoreError {
     /// The registry of the hub's own operations is malformed.
     #[error("an operation is declared wrongly")]
     Registry(#[from] RegistryError),
+    /// The keyring can't be used, or a secret does not open.
+    #[error("secrets can't be used")]
+    Keyring(#[from] KeyringError),
     /// The machine gives no random bytes.
     #[error("no random bytes")]
     Random,
@@ -73,6 +78,10 @@ impl From<CoreError> for CallError {
             CoreError::Registry(source) => {
                 tracing::error!(error = %chain(&source), "the registry failed");
                 Self::new(ErrorCode::ExecutionError, "the hub is misconfigured")
+            }
+            CoreError::Keyring(source) => {
+                tracing::error!(error = %chain(&source), "secrets can't be used");
+                Self::new(ErrorCode::ExecutionError, crate::vault::for_callers(&source))
             }
             CoreError::Random => {
                 Self::new(ErrorCode::ExecutionError, "the hub has no random bytes").with_retryable(true)

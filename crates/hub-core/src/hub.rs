@@ -11,6 +11,7 @@ use hub_storage::{AccountRow, Retention, Stamp, Store};
 use rand::Rng;
 use tokio::time::Instant;
 
+use crate::clients::{Connector, Desk};
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::ctx::Ctx;
 use crate::directory::Directory;
@@ -18,10 +19,11 @@ use crate::error::chain;
 use crate::key::Doorman;
 use crate::live::LiveCall;
 use crate::log::EventLog;
+use crate::ops::graph::Verdicts;
 use crate::recorder::Recorder;
 use crate::sessions::Sessions;
 use crate::tasks::Tasks;
-use crate::{CoreError, Principal, Session, ops};
+use crate::{CoreError, KeyringSource, Principal, Session, ops};
 
 /// How long the stream of an ended detached call stays readable.
 const DETACHED_FOR: Duration = Duration::from_secs(300);
@@ -110,6 +112,8 @@ struct Live {
 struct Doors {
     doorman: Doorman,
     sessions: Sessions,
+    desk: Desk,
+    verdicts: Verdicts,
     cluster: OnceLock<Cluster>,
 }
 
@@ -118,6 +122,8 @@ pub struct HubBuilder {
     store: Store,
     target: EventTarget,
     cluster: Option<ClusterOptions>,
+    keyring: Option<KeyringSource>,
+    connector: Option<Arc<dyn Connector>>,
     settings: Settings,
     registry: RegistryBuilder<Ctx>,
 }
@@ -145,6 +151,20 @@ impl HubBuilder {
         self
     }
 
+    /// Lets the hub keep secrets; without a keyring `secrets.*` are refused.
+    #[must_use]
+    pub fn keyring(mut self, source: KeyringSource) -> Self {
+        self.keyring = Some(source);
+        self
+    }
+
+    /// Who tries out clients for `clients.test`.
+    #[must_use]
+    pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
+        self.connector = Some(connector);
+        self
+    }
+
     /// Changes settings.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
@@ -164,7 +184,7 @@ impl HubBuilder {
     /// # Errors
     /// When an operation is declared twice or the store can't be read.
     pub async fn build(self) -> Result<Hub, CoreError> {
-        let Self { store, target, cluster, settings, registry } = self;
+        let Self { store, target, cluster, keyring, connector, settings, registry } = self;
         let registry = registry.build()?;
         if cluster.is_none() {
             recover(&store).await?;
@@ -176,7 +196,7 @@ impl HubBuilder {
         let recorder = Recorder::start(store.clone(), log.clone(), &tasks);
         let about = About { id: HubId::new(), started_at: now_ms(), draining: AtomicBool::new(false), settings };
         let live = Live { calls: CallTable::new(about.settings.limits), detached: Mutex::default() };
-        let doors = Doors::default();
+        let doors = Doors { desk: Desk::new(keyring, connector), ..Doors::default() };
         let hub =
             Hub { inner: Arc::new(Inner { about, store, log, registry, directory, live, doors, recorder, tasks }) };
         if let Some(options) = cluster {
@@ -209,7 +229,15 @@ impl Hub {
     #[must_use]
     pub fn builder(store: Store) -> HubBuilder {
         let registry = ops::register(Registry::builder());
-        HubBuilder { store, target: EventTarget::memory(), cluster: None, settings: Settings::default(), registry }
+        HubBuilder {
+            store,
+            target: EventTarget::memory(),
+            cluster: None,
+            keyring: None,
+            connector: None,
+            settings: Settings::default(),
+            registry,
+        }
     }
 
     /// This hub process.
@@ -471,6 +499,14 @@ impl Hub {
 
     pub(crate) fn sessions(&self) -> &Sessions {
         &self.inner.doors.sessions
+    }
+
+    pub(crate) fn verdicts(&self) -> &Verdicts {
+        &self.inner.doors.verdicts
+    }
+
+    pub(crate) fn desk(&self) -> &Desk {
+        &self.inner.doors.desk
     }
 
     pub(crate) fn doorman(&self) -> &Doorman {

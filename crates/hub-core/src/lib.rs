@@ -29,12 +29,14 @@
 //! ```
 
 mod abort;
+mod clients;
 mod cluster;
 mod ctx;
 mod directory;
 mod error;
 mod hub;
 mod key;
+pub mod keyring;
 mod live;
 mod log;
 mod offered;
@@ -48,12 +50,16 @@ mod sessions;
 mod spokes;
 mod tasks;
 mod topics;
+mod vault;
 
+pub use clients::{Connector, Tested, scopes_of};
 pub use cluster::ClusterOptions;
 pub use ctx::Ctx;
 pub use error::CoreError;
 pub use hub::{FirstKey, Hub, HubBuilder, Settings};
 pub use key::{KeyEnd, KeyInfo, Principal};
+pub use keyring::{Keyring, KeyringError, KeyringSource};
 pub use ops::catalogue;
 pub use router::{Called, Caller, Leash};
 pub use session::Session;
+pub use vault::{OpenedClient, Scrubber, agreed};

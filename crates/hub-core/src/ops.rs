@@ -3,9 +3,12 @@
 pub(crate) mod audit;
 mod calls;
 pub(crate) use calls::held_items;
+pub(crate) mod clients;
 mod events;
+pub(crate) mod graph;
 mod hub;
 pub(crate) mod keys;
+mod secrets;
 
 use hub_operations::{Registry, RegistryBuilder};
 use hub_protocol::OperationSpec;
@@ -18,6 +21,9 @@ pub(crate) fn register(builder: RegistryBuilder<Ctx>) -> RegistryBuilder<Ctx> {
     let builder = calls::register(builder);
     let builder = events::register(builder);
     let builder = keys::register(builder);
+    let builder = clients::register(builder);
+    let builder = secrets::register(builder);
+    let builder = graph::register(builder);
     audit::register(builder)
 }
 

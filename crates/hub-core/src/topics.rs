@@ -45,7 +45,7 @@ impl Pattern {
 }
 
 /// Topic types that only the hub itself writes.
-const OWN: [&str; 5] = ["call", "spoke", "key", "hub", "audit"];
+const OWN: [&str; 6] = ["call", "spoke", "key", "client", "hub", "audit"];
 
 /// Whether callers may publish on the topic.
 pub(crate) fn is_public(topic: &str) -> bool {
@@ -63,6 +63,7 @@ pub(crate) fn may_read(caller: &Identity, topic: &str) -> bool {
         Some("call") => "calls:read",
         Some("spoke" | "hub") => "hub:read",
         Some("key") => "keys:admin",
+        Some("client") => "clients:read",
         Some("audit") => "audit:read",
         _ => "events:read",
     };

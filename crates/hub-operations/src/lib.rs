@@ -30,6 +30,7 @@
 
 pub mod access;
 mod call_table;
+pub mod compat;
 mod definition;
 mod peer;
 mod registry;

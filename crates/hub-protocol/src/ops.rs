@@ -6,9 +6,12 @@
 
 pub mod audit;
 pub mod calls;
+pub mod clients;
 pub mod events;
+pub mod graph;
 pub mod hub;
 pub mod keys;
+pub mod secrets;
 
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
@@ -82,8 +85,8 @@ pub(crate) use operation;
 /// A wire struct: camelCase members, absent options left out.
 macro_rules! wire {
     ($($(#[$meta:meta])* pub struct $name:ident { $($(#[$fmeta:meta])* $field:ident: $ty:ty,)* })*) => {$(
-        $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+        $(#[$meta])*
         #[serde(rename_all = "camelCase")]
         pub struct $name { $($(#[$fmeta])* pub $field: $ty,)* }
     )*};

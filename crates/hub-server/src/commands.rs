@@ -3,6 +3,7 @@
 
 mod health;
 mod import;
+pub mod keyring;
 mod progress;
 
 use std::collections::BTreeMap;

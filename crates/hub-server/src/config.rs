@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hub_core::Settings;
+use hub_core::{KeyringSource, Settings};
 use hub_operations::PeerConfig;
 use hub_storage::Retention;
 use ipnet::IpNet;
@@ -70,6 +70,13 @@ pub const KEYS: &[Key] = &[
     key("retention_calls_days", "30", "how long call records are kept; 0 is for ever"),
     key("retention_events_days", "30", "how long events are kept; 0 is for ever"),
     key("retention_audit_days", "365", "how long the audit log is kept; 0 is for ever"),
+    key(
+        "keyring_file",
+        "",
+        "file with the keys that secrets are encrypted with [default: keyring in data_dir, made on first need]",
+    ),
+    key("keyring_command", "", "program and its arguments, by commas, that print the keyring, instead of a file"),
+    switch("allow_child_processes", "let clients of type mcp-server run programs on this machine"),
     key("log", "info", "log filter, for example info,hub_core=debug"),
     key("log_format", "text", "text or json"),
 ];
@@ -101,6 +108,10 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// Settings of the hub itself.
     pub hub: Settings,
+    /// Where the keys are that secrets are encrypted with.
+    pub keyring: KeyringSource,
+    /// Whether clients may run programs on this machine.
+    pub allow_child_processes: bool,
     /// Log filter.
     pub log: String,
     /// Whether logs are JSON.
@@ -213,6 +224,8 @@ impl Config {
                 heartbeat_ms: positive(layers, "heartbeat_ms", "a number of milliseconds above 0")?,
                 ..Settings::default()
             },
+            keyring: keyring(layers)?,
+            allow_child_processes: layers.parse("allow_child_processes", "true or false")?,
             log: log_filter(layers)?,
             log_json: log_json(layers)?,
         };
@@ -319,6 +332,27 @@ fn networks(layers: &Layered) -> Result<Vec<IpNet>, ConfigError> {
         text.parse::<IpNet>().or(address).map_err(|_| layers.bad("trusted_proxies", "addresses or networks by commas"))
     };
     layers.list("trusted_proxies").iter().map(parse).collect()
+}
+
+/// A file, the credential that systemd has put in place, a command, or a file of the hub's own.
+fn keyring(layers: &Layered) -> Result<KeyringSource, ConfigError> {
+    let command = layers.list("keyring_command");
+    let file = optional(layers, "keyring_file").map(PathBuf::from);
+    let credential = layers.credential("keyring");
+    match (file, command.is_empty()) {
+        (Some(_), false) => {
+            Err(ConfigError::Rule("keyring_file and keyring_command exclude each other: leave one out".into()))
+        }
+        (None, false) => Ok(KeyringSource::Command(command)),
+        (Some(path), true) if layers.is_credential(&path) => {
+            Ok(KeyringSource::File { path, ours: false, credential: true })
+        }
+        (Some(path), true) => Ok(KeyringSource::own_file(path)),
+        (None, true) => Ok(match credential.filter(|path| path.exists()) {
+            Some(path) => KeyringSource::File { path, ours: false, credential: true },
+            None => KeyringSource::own_file(layers.data_dir()?.join("keyring")),
+        }),
+    }
 }
 
 fn log_filter(layers: &Layered) -> Result<String, ConfigError> {

@@ -24,6 +24,7 @@
 //! ```
 
 mod accept;
+mod clients;
 pub mod commands;
 pub mod config;
 mod http;

@@ -40,7 +40,12 @@ fn cli() -> Command {
         Command::new("openapi").about("Print the OpenAPI document of the hub's own operations"),
         Command::new("health").about("Ask the hub on --listen whether it is ready; exit code 0 if it is"),
     ];
-    command().subcommands(plain).subcommands([migrate(&json), import(&json), verify(&json)])
+    command().subcommands(plain).subcommands([
+        migrate(&json),
+        import(&json),
+        verify(&json),
+        commands::keyring::command(),
+    ])
 }
 
 fn migrate(json: &Arg) -> Command {
@@ -109,6 +114,9 @@ fn dispatch(flags: &ArgMatches) -> Result<bool> {
             let path = runtime()?.block_on(hub_server::make_admin_key(&config))?;
             println!("made an admin key: {} (readable by you only)", path.display());
             Ok(true)
+        }
+        Some(("keyring", sub)) => {
+            runtime()?.block_on(commands::keyring::run(&Config::from_layers(&layers(flags)?)?, sub))
         }
         Some(("health", _)) => runtime()?.block_on(commands::health(&Config::from_layers(&layers(flags)?)?)),
         Some((name @ ("migrate" | "import" | "verify"), sub)) => {

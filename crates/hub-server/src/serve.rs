@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accept::Acceptor;
+use crate::clients;
 use crate::config::Config;
 use crate::http::App;
 use crate::lock::FolderLock;
@@ -123,6 +124,9 @@ pub async fn start(config: Config) -> Result<Server> {
     let url = format!("{scheme}://{address}{}", config.base_path);
     let hub = build_hub(store, &config, url).await?;
     let admin_key = write_first_key(&hub, &config).await?;
+    // A hub whose keyring is wrong serves everything else; `readyz` and the log say what is wrong.
+    let _noted = hub.check_keyring().await;
+    hub.spawn("clients", clients::run(hub.clone(), config.allow_child_processes));
     progress.reached(3);
     let stop_accepting = CancellationToken::new();
     let faces = TaskTracker::new();
@@ -163,7 +167,9 @@ pub(crate) async fn open_store(config: &Config) -> Result<Store> {
 
 async fn build_hub(store: Store, config: &Config, url: String) -> Result<Hub> {
     let address = config.advertise.clone().unwrap_or(url);
+    let connector = Arc::new(clients::Connect { programs: config.allow_child_processes });
     let builder = Hub::builder(store.clone()).settings(config.hub.clone());
+    let builder = builder.keyring(config.keyring.clone()).connector(connector);
     let builder = match (&config.database, &config.redis) {
         (None, _) => builder,
         (Some(_), Some(redis)) => {

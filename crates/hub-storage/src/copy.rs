@@ -127,7 +127,7 @@ backends! {
     use crate::calls::CallBatch;
     use crate::schema::*;
     use crate::types::{BindDoc, BindId, Uid};
-    use crate::{AccountRow, AuditRow, CallRow, EdgeRow, IdempotencyRow, SpokeRow};
+    use crate::{AccountRow, AuditRow, CallRow, ClientRow, EdgeRow, IdempotencyRow, SecretRow, SpokeRow};
     use diesel::dsl::{exists, sql};
     use diesel::prelude::{ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper};
     use diesel::sql_types::{Bool, Text};
@@ -154,6 +154,7 @@ backends! {
             any!(calls.call_id),
             any!(call_edges.source),
             any!(idempotency_keys.key),
+            any!(clients.id),
             any!(settings.key),
             any!(hubs.id),
             c.last_position().await? > 0,
@@ -215,6 +216,8 @@ backends! {
             Table::Spokes => Chunk::Spokes(by!(spokes.id, SpokeRow, Uuid, BindId::from, CHUNK)),
             Table::Definitions => Chunk::Definitions(by!(definitions.id, Definition, Uuid, BindId::from, CHUNK)),
             Table::Calls => Chunk::Calls(by!(calls.call_id, CallRow, Uuid, BindId::from, CHUNK)),
+            Table::Clients => Chunk::Clients(by!(clients.id, ClientRow, Uuid, BindId::from, CHUNK)),
+            Table::Secrets => Chunk::Secrets(by!(secrets.id, SecretRow, Uuid, BindId::from, CHUNK)),
             Table::Settings => Chunk::Settings(by!(settings.key, Setting, String, std::convert::identity, CHUNK)),
             Table::Registrations => Chunk::Registrations(registrations_page(c, key(&after)?).await?),
             Table::Edges => Chunk::Edges(edges_page(c, key(&after)?).await?),
@@ -288,6 +291,8 @@ backends! {
             Chunk::Spokes(rows) => each!(spokes, rows),
             Chunk::Definitions(rows) => each!(definitions, rows),
             Chunk::Registrations(rows) => each!(registrations, rows),
+            Chunk::Clients(rows) => each!(clients, rows),
+            Chunk::Secrets(rows) => each!(secrets, rows),
             Chunk::Settings(rows) => each!(settings, rows),
             Chunk::Idempotency(rows) => each!(idempotency_keys, rows),
             Chunk::Calls(started) => drop(c.record_calls(CallBatch { started, ..CallBatch::default() }).await?),

@@ -1,6 +1,6 @@
 //! The hub's durable memory: one set of verbs over an embedded SQLite file or a Postgres server.
 //!
-//! **Purpose.** [`Store`] keeps accounts, keys, the audit trail, spokes and their operations, calls, idempotency
+//! **Purpose.** [`Store`] keeps accounts, keys, the audit trail, clients with their encrypted secrets, spokes and their operations, calls, idempotency
 //! keys, the event log and settings. Verbs are grouped by area: `store.calls().record(..)`.
 //!
 //! **Non-goals.** No rights, no rules, no wire types, no publishing: `hub-core` decides, then calls one verb and
@@ -133,12 +133,14 @@ mod audit;
 mod batches;
 mod bulk;
 mod calls;
+mod clients;
 mod copy;
 mod events;
 mod hubs;
 mod idempotency;
 mod keys;
 mod retention;
+mod secrets;
 mod settings;
 mod spokes;
 mod store;
@@ -149,6 +151,7 @@ pub use audit::{Audit, AuditFilter, AuditRow};
 pub use calls::{
     BatchMark, CallBatch, CallFilter, CallRow, CallUpdate, Calls, EdgeRow, ExportFilter, KeyedOutcome, StatRow,
 };
+pub use clients::{ClientChange, ClientRow, ClientState, Clients};
 pub use copy::{CopiedTable, CopyProgress};
 pub use error::StoreError;
 pub use events::{EventRow, Events, NewEvent};
@@ -157,6 +160,7 @@ pub use idempotency::{Begun, Idempotency, IdempotencyRow};
 pub use keys::{KeyRow, Keys};
 pub use postgres::PostgresOptions;
 pub use retention::{Retention, Swept};
+pub use secrets::{Agreement, SecretRow, Secrets};
 pub use settings::Settings;
 pub use spokes::{DefinitionRow, PreviousHolder, RegistrationRow, SpokeRow, Spokes};
 pub use sqlite::SqliteOptions;

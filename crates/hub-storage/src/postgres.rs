@@ -39,6 +39,7 @@ pub(crate) mod names {
     pub(crate) mod of {
         pub(crate) use crate::audit::pg as audit;
         pub(crate) use crate::batches::pg as batches;
+        pub(crate) use crate::clients::pg as clients;
         pub(crate) use crate::events::pg as events;
         pub(crate) use crate::hubs::pg as hubs;
         pub(crate) use crate::settings::pg as settings;

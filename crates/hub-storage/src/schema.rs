@@ -237,6 +237,44 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    use diesel::sql_types::*;
+    use crate::types::{Doc, Micros, Uid};
+
+    clients (id) {
+        id -> Uid,
+        name -> Text,
+        kind -> Text,
+        config -> Doc,
+        scopes -> Nullable<Doc>,
+        enabled -> Bool,
+        revision -> BigInt,
+        created_at -> Micros,
+        updated_at -> Micros,
+        state -> Text,
+        reason -> Nullable<Text>,
+        state_at -> Nullable<Micros>,
+        operations -> Integer,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use crate::types::{Micros, Uid};
+
+    secrets (id) {
+        id -> Uid,
+        client_id -> Uid,
+        name -> Text,
+        version -> Integer,
+        salt -> Binary,
+        nonce -> Binary,
+        ciphertext -> Binary,
+        created_at -> Micros,
+        rotated_at -> Nullable<Micros>,
+    }
+}
+
 diesel::joinable!(api_keys -> accounts (account_id));
 diesel::joinable!(registrations -> spokes (spoke_id));
 diesel::joinable!(registrations -> definitions (definition_id));

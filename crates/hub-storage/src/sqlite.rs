@@ -48,6 +48,7 @@ pub(crate) mod names {
     pub(crate) mod of {
         pub(crate) use crate::audit::lite as audit;
         pub(crate) use crate::batches::lite as batches;
+        pub(crate) use crate::clients::lite as clients;
         pub(crate) use crate::events::lite as events;
         pub(crate) use crate::hubs::lite as hubs;
         pub(crate) use crate::settings::lite as settings;

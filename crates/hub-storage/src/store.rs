@@ -6,7 +6,9 @@ use tokio::sync::oneshot;
 
 use crate::postgres::{Postgres, PostgresOptions, Target, migrate, pending};
 use crate::sqlite::{Sqlite, SqliteOptions, backup, pending as pending_in};
-use crate::{Accounts, Audit, Calls, Events, Hubs, Idempotency, Keys, Leases, Settings, Spokes, StoreError};
+use crate::{
+    Accounts, Audit, Calls, Clients, Events, Hubs, Idempotency, Keys, Leases, Secrets, Settings, Spokes, StoreError,
+};
 
 /// The store; clones share it.
 #[derive(Clone)]
@@ -132,6 +134,18 @@ impl Store {
     #[must_use]
     pub fn leases(&self) -> Leases<'_> {
         Leases(self)
+    }
+
+    /// Verbs on external services.
+    #[must_use]
+    pub fn clients(&self) -> Clients<'_> {
+        Clients(self)
+    }
+
+    /// Verbs on the encrypted secrets of external services.
+    #[must_use]
+    pub fn secrets(&self) -> Secrets<'_> {
+        Secrets(self)
     }
 
     /// Verbs on settings.

@@ -5,6 +5,7 @@
 mod story {
     pub(crate) mod accounts;
     pub(crate) mod calls;
+    pub(crate) mod clients;
     pub(crate) mod events;
     pub(crate) mod group;
     pub(crate) mod hubs;
@@ -135,6 +136,13 @@ stories! {
     events {
         positions_grow_and_survive_trimming
         pages_and_trees
+    }
+    clients {
+        clients_are_changed_and_counted
+        state_is_noted_once_and_for_its_revision
+        secrets_are_replaced_and_go_with_their_client
+        reencryption_spares_what_was_set_meanwhile
+        keyrings_agree_by_version
     }
     maintenance {
         sweep_by_age

@@ -199,6 +199,15 @@ impl McpClient {
         self.imported.clone()
     }
 
+    /// Why calls don't go through now; `None` when they do. It is being connected anew meanwhile.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        match &*self.link.borrow() {
+            Link::Up(_) => None,
+            Link::Down(reason) => Some(reason.clone()),
+        }
+    }
+
     /// Calls a tool by its own name; `stop` gives the call up and tells the server so. Dropping the future does, too.
     ///
     /// # Errors

@@ -42,6 +42,8 @@ pub type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
 pub struct Layered {
     values: HashMap<&'static str, (String, Source)>,
     home: Option<PathBuf>,
+    /// Where systemd has put what the unit loads; the path alone is no secret.
+    credentials: Option<PathBuf>,
 }
 
 /// The command line, made from the table of settings.
@@ -96,7 +98,8 @@ impl Layered {
                 .unwrap_or_else(|| (key.default.to_owned(), Source::Default));
             values.insert(key.name, value);
         }
-        Ok(Self { values, home: platform_data_dir(env) })
+        let credentials = env("CREDENTIALS_DIRECTORY").filter(|folder| !folder.is_empty()).map(PathBuf::from);
+        Ok(Self { values, home: platform_data_dir(env), credentials })
     }
 
     /// Reads `.env`, the TOML file and the process environment.
@@ -168,6 +171,16 @@ impl Layered {
                 .ok_or_else(|| ConfigError::Rule("no data folder: neither --data-dir nor a home folder is set".into())),
             path => Ok(path.into()),
         }
+    }
+
+    /// Where a credential of that name would be.
+    pub(super) fn credential(&self, name: &str) -> Option<PathBuf> {
+        self.credentials.as_ref().map(|folder| folder.join(name))
+    }
+
+    /// Whether a file is a credential.
+    pub(super) fn is_credential(&self, path: &Path) -> bool {
+        self.credentials.as_ref().is_some_and(|folder| path.starts_with(folder))
     }
 
     /// Every setting as `name`, value (hidden if secret) and source.

@@ -37,6 +37,10 @@ pub(crate) async fn ready(State(app): State<App>) -> Response {
             json!({ "name": "bus", "ok": false, "reason": reason })
         });
     }
+    // Everything that needs no secret goes on.
+    if let Some(reason) = app.hub.keyring_trouble() {
+        steps.push(json!({ "name": "keyring", "ok": false, "reason": reason }));
+    }
     let body = json!({ "ready": ready, "draining": draining, "steps": steps });
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::rows::{Definition, KeyStored, Registration, Setting};
-use crate::{AccountRow, AuditRow, CallRow, EdgeRow, EventRow, IdempotencyRow, SpokeRow, Stamp};
+use crate::{AccountRow, AuditRow, CallRow, ClientRow, EdgeRow, EventRow, IdempotencyRow, SecretRow, SpokeRow, Stamp};
 
 /// Feeds its own spelling to a hash; no two different values have the same.
 pub(super) trait Canon {
@@ -129,5 +129,9 @@ rows! {
     EdgeRow { source target kind }
     IdempotencyRow { principal operation_id key call_id input_hash outcome created_at expires_at }
     EventRow { seq topic kind at payload root }
+    ClientRow {
+        id name kind config scopes enabled revision created_at updated_at state reason state_at operations
+    }
+    SecretRow { id client_id name version salt nonce ciphertext created_at rotated_at }
     Setting { key value }
 }

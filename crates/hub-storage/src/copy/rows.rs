@@ -8,7 +8,9 @@ use uuid::Uuid;
 use super::canon::Canon;
 use crate::schema::{definitions, registrations, settings};
 use crate::types::{BindDoc, BindId};
-use crate::{AccountRow, AuditRow, CallRow, EdgeRow, EventRow, IdempotencyRow, SpokeRow, StoreError};
+use crate::{
+    AccountRow, AuditRow, CallRow, ClientRow, EdgeRow, EventRow, IdempotencyRow, SecretRow, SpokeRow, StoreError,
+};
 
 pub(crate) use crate::keys::Stored as KeyStored;
 
@@ -97,5 +99,7 @@ tables! {
     Edges(EdgeRow) "call_edges" by |row| (row.source, row.target, &row.kind);
     Idempotency(IdempotencyRow) "idempotency_keys" by |row| (&row.principal, &row.operation_id, &row.key);
     Events(EventRow) "events" by |row| row.seq;
+    Clients(ClientRow) "clients" by |row| row.id;
+    Secrets(SecretRow) "secrets" by |row| row.id;
     Settings(Setting) "settings" by |row| &row.key;
 }

@@ -44,6 +44,8 @@ backends! {
             Table::Spokes => count!(spokes),
             Table::Definitions => count!(definitions),
             Table::Registrations => count!(registrations),
+            Table::Clients => count!(clients),
+            Table::Secrets => count!(secrets),
             Table::Settings => count!(settings),
             Table::Idempotency => count!(idempotency_keys),
             Table::Calls => count!(calls),

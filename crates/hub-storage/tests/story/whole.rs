@@ -106,6 +106,10 @@ async fn filled(store: &Store) {
     for n in 0..7 {
         store.idempotency().begin(idempotency(&format!("k{n} ü"), CallId::new(), 100), at(0)).await.unwrap();
     }
+    let client = super::clients::client("forge");
+    store.clients().insert(client.clone(), audit("clients.create", "ada"), event("e")).await.unwrap();
+    let secret = super::clients::secret(&client, "token", 1, 3);
+    store.secrets().put("forge", secret, false, audit("secrets.set", "ada"), event("e")).await.unwrap();
     store.settings().set("theme", json(r#"{"dark":  true}"#)).await.unwrap();
     let keep = Retention { events: Some(Duration::from_secs(1)), ..Retention::default() };
     store.events().append(vec![hub_storage::NewEvent { at: at(500), ..event("kept") }]).await.unwrap();
@@ -123,7 +127,7 @@ pub(crate) async fn copy_is_the_same<B: Backend>() {
     let wanted = [
         ("accounts", 1),
         ("api_keys", 2),
-        ("audit_entries", 2),
+        ("audit_entries", 4),
         ("spokes", 1),
         ("definitions", 2),
         ("registrations", 2),
@@ -131,6 +135,8 @@ pub(crate) async fn copy_is_the_same<B: Backend>() {
         ("call_edges", 1203),
         ("idempotency_keys", 7),
         ("events", 1),
+        ("clients", 1),
+        ("secrets", 1),
         ("settings", 2),
     ];
     assert_eq!(rows, wanted);
@@ -160,7 +166,10 @@ pub(crate) async fn broken_off_copy_goes_on<B: Backend>() {
         assert!(ended.is_err());
     }
     let copied = target.store.copy_from(&source.store, |_| {}).await.unwrap();
-    assert_eq!(copied.iter().map(|table| table.rows).sum::<u64>(), 1 + 2 + 2 + 1 + 2 + 2 + 1203 + 1203 + 7 + 1 + 2);
+    assert_eq!(
+        copied.iter().map(|table| table.rows).sum::<u64>(),
+        1 + 2 + 4 + 1 + 2 + 2 + 1203 + 1203 + 7 + 1 + 1 + 1 + 2
+    );
 }
 
 pub(crate) async fn copy_of_a_copy_is_equal<B: Backend>() {

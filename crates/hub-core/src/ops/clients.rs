@@ -1,0 +1,251 @@
+use std::time::{Duration, Instant};
+
+use hub_operations::{RegistryBuilder, Schema};
+use hub_protocol::ops::clients::config::{ComputeConfig, LlmProviderConfig, McpServerConfig, OpenApiConfig, VcsConfig};
+use hub_protocol::ops::clients::{
+    ClientItem, ClientState, ClientType, Clients, CreateClient, DeleteClient, DeletedClient, EnableClient, GetClient,
+    ListClients, RefreshClient, TestClient, TestedClient, UpdateClient,
+};
+use hub_protocol::ops::schema_of;
+use hub_protocol::{CallError, Json, check_operation_id};
+use hub_storage::{ClientChange, ClientRow, NewEvent, SecretRow, Stamp};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::secrets;
+use crate::clients::Tested;
+use crate::ctx::Ctx;
+use crate::ops::audit;
+use crate::{CoreError, Principal, redact};
+
+/// Largest configuration, in bytes; a document of an API is part of it.
+const MAX_CONFIG: usize = 512 * 1024;
+
+/// Most clients.
+const MAX_CLIENTS: usize = 500;
+
+/// Longest test.
+const TEST_TAKES: Duration = Duration::from_secs(25);
+
+pub(super) fn register(builder: RegistryBuilder<Ctx>) -> RegistryBuilder<Ctx> {
+    let builder = builder.operation(create).operation(update).operation(enable).operation(test).operation(refresh);
+    builder.operation(get).operation(list).operation(delete)
+}
+
+async fn create(ctx: Ctx, params: CreateClient) -> Result<ClientItem, CallError> {
+    let CreateClient { name, r#type: kind, config, enabled, scopes } = params;
+    check_free(&ctx, &name)?;
+    let config = checked(kind, &config)?;
+    let store = ctx.hub().store();
+    if store.clients().list().await.map_err(CoreError::from)?.len() >= MAX_CLIENTS {
+        return Err(CoreError::Invalid(format!("a hub has at most {MAX_CLIENTS} clients")).into());
+    }
+    let now = Stamp::now();
+    let enabled = enabled != Some(false);
+    let row = ClientRow {
+        id: Uuid::now_v7(),
+        kind: word(kind),
+        config,
+        scopes: scopes.as_ref().and_then(|scopes| Json::from_serialize(scopes).ok()),
+        enabled,
+        revision: 1,
+        created_at: now,
+        updated_at: now,
+        state: "pending".into(),
+        reason: None,
+        state_at: None,
+        operations: 0,
+        name,
+    };
+    let details = json!({ "type": row.kind, "config": shown(&row.config), "scopes": scopes, "enabled": enabled });
+    let audit = audit::row(&actor(&ctx), "clients.create", &row.name, details);
+    let told = event(&row.name, "created", json!({ "type": row.kind }));
+    let stored = store.clients().insert(row.clone(), audit, told).await.map_err(CoreError::from)?;
+    ctx.hub().client_changed(stored.seq).await;
+    Ok(item(row, &[]))
+}
+
+async fn update(ctx: Ctx, params: UpdateClient) -> Result<ClientItem, CallError> {
+    let row = existing(&ctx, &params.name).await?;
+    let config = params.config.map(|config| checked(kind_of(&row), &config)).transpose()?;
+    let details = json!({ "config": config.as_ref().map(shown), "scopes": params.scopes });
+    let scopes = params.scopes.as_ref().and_then(|scopes| Json::from_serialize(scopes).ok());
+    change(&ctx, &params.name, ClientChange { config, scopes, enabled: None }, "update", details).await
+}
+
+async fn enable(ctx: Ctx, params: EnableClient) -> Result<ClientItem, CallError> {
+    let enabled = params.enabled != Some(false);
+    let (change_to, kind) = (ClientChange { enabled: Some(enabled), ..ClientChange::default() }, "enable");
+    change(&ctx, &params.name, change_to, kind, json!({ "enabled": enabled })).await
+}
+
+async fn refresh(ctx: Ctx, params: RefreshClient) -> Result<ClientItem, CallError> {
+    change(&ctx, &params.name, ClientChange::default(), "refresh", json!({})).await
+}
+
+async fn change(
+    ctx: &Ctx,
+    name: &str,
+    change: ClientChange,
+    verb: &str,
+    details: Value,
+) -> Result<ClientItem, CallError> {
+    let store = ctx.hub().store();
+    let audit = audit::row(&actor(ctx), &format!("clients.{verb}"), name, details);
+    let told = event(name, "changed", json!({ "by": format!("clients.{verb}") }));
+    let changed = store.clients().update(name, change, Stamp::now(), audit, told).await;
+    let (row, stored) = changed.map_err(CoreError::from)?;
+    ctx.hub().client_changed(stored.seq).await;
+    with_secrets(ctx, row).await
+}
+
+async fn test(ctx: Ctx, params: TestClient) -> Result<TestedClient, CallError> {
+    let row = existing(&ctx, &params.name).await?;
+    let opened = ctx.hub().open_client_row(row).await?;
+    let began = Instant::now();
+    let tested = match ctx.hub().connector() {
+        None => Err("this hub connects to no clients".to_owned()),
+        Some(connector) => {
+            let testing = connector.test(&opened);
+            tokio::time::timeout(TEST_TAKES, testing).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+        }
+    };
+    let (ok, reason, operations) = match tested {
+        Ok(Tested { note, operations }) => (true, note, operations),
+        Err(reason) => (false, Some(reason), 0),
+    };
+    let reason = reason.map(|reason| opened.scrub(&reason));
+    let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(TestedClient { ok, reason, operations, took_ms })
+}
+
+async fn get(ctx: Ctx, params: GetClient) -> Result<ClientItem, CallError> {
+    let row = existing(&ctx, &params.name).await?;
+    with_secrets(&ctx, row).await
+}
+
+async fn list(ctx: Ctx, params: ListClients) -> Result<Clients, CallError> {
+    let store = ctx.hub().store();
+    let rows = store.clients().list().await.map_err(CoreError::from)?;
+    let all = store.secrets().list(None).await.map_err(CoreError::from)?;
+    let wanted = |row: &ClientRow| {
+        params.r#type.is_none_or(|kind| word(kind) == row.kind) && params.enabled.is_none_or(|on| on == row.enabled)
+    };
+    let clients = rows.into_iter().filter(wanted).map(|row| item(row, &all)).collect();
+    Ok(Clients { clients })
+}
+
+async fn delete(ctx: Ctx, params: DeleteClient) -> Result<DeletedClient, CallError> {
+    let name = params.name;
+    let audit = audit::row(&actor(&ctx), "clients.delete", &name, json!({}));
+    let told = event(&name, "deleted", json!({}));
+    let stored = ctx.hub().store().clients().remove(&name, audit, told).await.map_err(CoreError::from)?;
+    ctx.hub().client_changed(stored.seq).await;
+    Ok(DeletedClient { name })
+}
+
+/// The client of that name.
+pub(super) async fn existing(ctx: &Ctx, name: &str) -> Result<ClientRow, CoreError> {
+    ctx.hub().store().clients().by_name(name).await?.ok_or(CoreError::NotFound { what: "client" })
+}
+
+/// A client's name is the namespace of its operations, so it must be nobody else's.
+fn check_free(ctx: &Ctx, name: &str) -> Result<(), CoreError> {
+    let own = ctx.hub().registry().iter().any(|entry| entry.definition().id().split('.').next() == Some(name));
+    if own || ["dev", "client", "imported"].contains(&name) || check_operation_id(&format!("{name}.x")).is_err() {
+        return Err(CoreError::Conflict(format!("the names below {name:?} belong to the hub: choose another name")));
+    }
+    Ok(())
+}
+
+/// A configuration that fits its type; says where it does not.
+fn checked(kind: ClientType, config: &Json) -> Result<Json, CallError> {
+    let config = if *config == Json::null() { json!({}).into() } else { config.compact() };
+    if config.size() > MAX_CONFIG {
+        return Err(CoreError::Invalid(format!("a configuration has at most {MAX_CONFIG} bytes")).into());
+    }
+    let schema = match kind {
+        ClientType::LlmProvider => schema_of::<LlmProviderConfig>(),
+        ClientType::Vcs => schema_of::<VcsConfig>(),
+        ClientType::Compute => schema_of::<ComputeConfig>(),
+        ClientType::McpServer => schema_of::<McpServerConfig>(),
+        ClientType::OpenApi => schema_of::<OpenApiConfig>(),
+        ClientType::Custom => json!({ "type": "object" }),
+    };
+    let schema = Schema::compile(&schema).map_err(|e| CoreError::Invalid(e.to_string()))?;
+    schema.check(&config).map_err(|found| crate::clients::violations("/config", found))?;
+    let either = |a: &str, b: &str| {
+        let has = |key: &str| config.parse::<Value>().is_ok_and(|v| v.get(key).is_some_and(|v| !v.is_null()));
+        if has(a) == has(b) { Err(CoreError::Invalid(format!("config needs either {a:?} or {b:?}"))) } else { Ok(()) }
+    };
+    match kind {
+        ClientType::McpServer => either("url", "command")?,
+        ClientType::OpenApi => either("url", "document")?,
+        _ => {}
+    }
+    check_urls(&config)?;
+    Ok(redact::keys_in_json(&config))
+}
+
+/// A user and password in a URL would be stored in clear.
+fn check_urls(config: &Json) -> Result<(), CoreError> {
+    let value = config.parse::<Value>().unwrap_or_default();
+    for key in ["url", "baseUrl"] {
+        let Some(url) = value.get(key).and_then(Value::as_str) else { continue };
+        let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+        let rest = rest.ok_or_else(|| CoreError::Invalid(format!("config.{key} is not an http or https URL")))?;
+        if rest.split(['/', '?', '#']).next().is_some_and(|host| host.contains('@') || host.is_empty()) {
+            return Err(CoreError::Invalid(format!("config.{key} holds a user or password: set a secret instead")));
+        }
+    }
+    Ok(())
+}
+
+/// A configuration for the audit log; a long one by its length.
+fn shown(config: &Json) -> Value {
+    const MOST: usize = 4096;
+    if config.size() > MOST { json!({ "bytes": config.size() }) } else { config.parse().unwrap_or_default() }
+}
+
+pub(super) fn actor(ctx: &Ctx) -> Principal {
+    let caller = ctx.as_caller();
+    Principal { identity: std::sync::Arc::clone(&caller.identity), key: caller.key.clone() }
+}
+
+pub(crate) fn event(client: &str, kind: &str, payload: Value) -> NewEvent {
+    let (topic, at) = (format!("client:{client}"), Stamp::now());
+    NewEvent { topic, kind: kind.to_owned(), at, payload: payload.into(), root: None }
+}
+
+fn word(kind: ClientType) -> String {
+    serde_json::to_value(kind).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn kind_of(row: &ClientRow) -> ClientType {
+    serde_json::from_value(row.kind.clone().into()).unwrap_or(ClientType::Custom)
+}
+
+async fn with_secrets(ctx: &Ctx, row: ClientRow) -> Result<ClientItem, CallError> {
+    let secrets = ctx.hub().store().secrets().list(Some(row.id)).await.map_err(CoreError::from)?;
+    Ok(item(row, &secrets))
+}
+
+fn item(row: ClientRow, secrets: &[SecretRow]) -> ClientItem {
+    let kind = kind_of(&row);
+    let state = serde_json::from_value(row.state.clone().into()).unwrap_or(ClientState::Pending);
+    ClientItem {
+        id: row.id,
+        r#type: kind,
+        scopes: crate::clients::scopes_of(&row),
+        secrets: secrets.iter().filter(|secret| secret.client_id == row.id).map(secrets::item).collect(),
+        state: if row.enabled { state } else { ClientState::Disabled },
+        reason: row.reason.filter(|_| row.enabled),
+        state_at: row.state_at.map(Stamp::millis),
+        operations: u64::from(row.operations.unsigned_abs()),
+        created_at: row.created_at.millis(),
+        updated_at: row.updated_at.millis(),
+        name: row.name,
+        config: row.config,
+        enabled: row.enabled,
+    }
+}

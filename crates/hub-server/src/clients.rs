@@ -1,0 +1,35 @@
+//! Connects the hub to its clients: MCP servers and HTTP APIs become operations.
+//!
+//! Each is a spoke in this process: two ends of the call protocol back to back, one of them a session of the hub. So
+//! what it offers is registered, checked, recorded and aborted like any other spoke's.
+
+mod adapt;
+mod link;
+mod run;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use hub_core::{Connector, OpenedClient, Tested};
+
+pub(crate) use run::run;
+
+/// Tries out clients.
+pub(crate) struct Connect {
+    /// Whether clients may run programs on this machine.
+    pub(crate) programs: bool,
+}
+
+impl Connector for Connect {
+    fn test<'a>(&'a self, client: &'a OpenedClient) -> BoxFuture<'a, Result<Tested, String>> {
+        async move {
+            if !adapt::brings_operations(&client.row) {
+                return adapt::reach(client).await;
+            }
+            let adapter = adapt::Adapter::connect(client, self.programs).await?;
+            let operations = adapter.registry()?.specs().len() as u64;
+            adapter.close().await;
+            Ok(Tested { note: None, operations })
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,258 @@
+//! From a client's row to operations.
+
+use std::sync::Arc;
+
+use hub_adapters::mcp::{self, McpClient, McpOptions, McpTarget};
+use hub_adapters::net::{self, ClientSettings, NetPolicy};
+use hub_adapters::openapi::{
+    self, Apply, CallLimits, Credential, Document, KeyPlace, OpenApiClient, Options, SecretString, Url,
+};
+use hub_core::{OpenedClient, Tested, scopes_of};
+use hub_operations::Registry;
+use hub_protocol::ops::clients::config::{AuthKind, KeyPlace as Place, McpServerConfig, OpenApiAuth, OpenApiConfig};
+use hub_protocol::{AccessControl, DEFAULT_MESSAGE_LIMIT, OperationSpec};
+use hub_storage::ClientRow;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::sync::watch;
+
+/// Secret that is used when the configuration names none.
+const USUAL_SECRET: &str = "token";
+
+/// Room in a registration for what is not its operations.
+const REGISTRATION_ROOM: usize = 16 * 1024;
+
+/// What executes a client's operations.
+pub(super) enum Adapter {
+    Mcp(Arc<McpClient>),
+    OpenApi(Arc<OpenApiClient>),
+}
+
+/// Whether clients of this type become operations.
+pub(super) fn brings_operations(row: &ClientRow) -> bool {
+    matches!(row.kind.as_str(), "mcp-server" | "openapi")
+}
+
+/// Changes of an adapter's operations.
+pub(super) struct Changes(Option<watch::Receiver<Arc<Vec<OperationSpec>>>>);
+
+impl Changes {
+    /// Waits for the next one.
+    pub(super) async fn next(&mut self) {
+        if let Some(watched) = &mut self.0
+            && watched.changed().await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+}
+
+impl Adapter {
+    /// Connects, or reads the document. Errors are for people, and may quote the upstream.
+    pub(super) async fn connect(client: &OpenedClient, programs: bool) -> Result<Self, String> {
+        match client.row.kind.as_str() {
+            "mcp-server" => connect_mcp(client, programs).await.map(|client| Self::Mcp(Arc::new(client))),
+            "openapi" => connect_openapi(client).await.map(|client| Self::OpenApi(Arc::new(client))),
+            _ => Err("clients of this type bring no operations".to_owned()),
+        }
+    }
+
+    /// The operations as they are now.
+    pub(super) fn registry(&self) -> Result<Registry<CallLimits>, String> {
+        let builder = Registry::builder();
+        let builder = match self {
+            Self::Mcp(client) => mcp::register(builder, client),
+            Self::OpenApi(client) => client.operations().fold(builder, |builder, operation| {
+                let (client, id) = (Arc::clone(client), operation.spec.id());
+                builder.raw(marked(operation.spec.clone()), move |limits: CallLimits, input| {
+                    let (client, id) = (Arc::clone(&client), id.clone());
+                    async move { client.call(&id, &input, &limits).await }
+                })
+            }),
+        };
+        builder.build().map_err(|error| format!("its operations can't be offered: {error}"))
+    }
+
+    /// Tells of changes of the operations from now on.
+    pub(super) fn changes(&self) -> Changes {
+        Changes(match self {
+            Self::Mcp(client) => {
+                let mut watched = client.watch();
+                watched.mark_unchanged();
+                Some(watched)
+            }
+            Self::OpenApi(_) => None,
+        })
+    }
+
+    /// Why calls don't reach the upstream now, where there is a connection to it.
+    pub(super) fn trouble(&self) -> Option<String> {
+        match self {
+            Self::Mcp(client) => client.trouble(),
+            Self::OpenApi(_) => None,
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        if let Self::Mcp(client) = self {
+            client.close().await;
+        }
+    }
+}
+
+async fn connect_mcp(client: &OpenedClient, programs: bool) -> Result<McpClient, String> {
+    let config: McpServerConfig = config(&client.row)?;
+    let target = match (config.url, config.command) {
+        (Some(url), _) => {
+            let bearer = secret(client, config.secret.as_deref())?;
+            McpTarget::Http { url, bearer, policy: policy(config.allow_private) }
+        }
+        (None, Some(_)) if !programs => {
+            return Err("programs are not run: the hub is started without allow_child_processes".to_owned());
+        }
+        (None, Some(program)) => {
+            let value = |(variable, name): (String, String)| {
+                let value = secret(client, Some(&name))?.map(|value| exposed(&value).to_owned());
+                Ok::<_, String>((variable, value.unwrap_or_default()))
+            };
+            let env = config.env.into_iter().map(value).collect::<Result<Vec<_>, _>>()?;
+            McpTarget::Child { program, args: config.args, env, env_remove: Vec::new(), cwd: None }
+        }
+        (None, None) => return Err("config needs either a url or a command".to_owned()),
+    };
+    let scopes = scopes_of(&client.row);
+    let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
+    let options = McpOptions {
+        access: Some(AccessControl::scopes(&scopes)),
+        stream: config.stream,
+        ..McpOptions::new(&client.row.name)
+    };
+    McpClient::connect(target, options).await.map_err(|error| chain(&error))
+}
+
+async fn connect_openapi(client: &OpenedClient) -> Result<OpenApiClient, String> {
+    let config: OpenApiConfig = config(&client.row)?;
+    let policy = policy(config.allow_private);
+    let (text, document_url) = match (&config.url, &config.document) {
+        (Some(url), _) => {
+            let url = parsed(url)?;
+            (openapi::fetch(&url, &policy).await.map_err(|error| chain(&error))?, Some(url))
+        }
+        (None, Some(document)) => (document.clone(), None),
+        (None, None) => return Err("config needs either a url or a document".to_owned()),
+    };
+    let document = Document::parse(&text).map_err(|error| chain(&error))?;
+    let mut options = Options {
+        scopes: Some(scopes_of(&client.row)),
+        base_url: config.base_url.as_deref().map(parsed).transpose()?,
+        document_url,
+        only: config.only,
+        ..Options::new(&client.row.name)
+    };
+    // Thousands of definitions fit no message: what answers look like is the first to go.
+    let mut import = document.operations(&options).map_err(|error| chain(&error))?;
+    for limit in [4 * 1024, 1024, 0] {
+        let size = |one: &openapi::Imported| serde_json::to_string(&one.spec).map_or(0, |text| text.len() + 1);
+        if import.operations.iter().map(size).sum::<usize>() + REGISTRATION_ROOM <= DEFAULT_MESSAGE_LIMIT {
+            break;
+        }
+        options.max_output_schema = limit;
+        options.max_input_schema = options.max_input_schema.min(limit.max(1024) * 4);
+        import = document.operations(&options).map_err(|error| chain(&error))?;
+    }
+    let builder = OpenApiClient::builder(import).policy(policy).response_limit(DEFAULT_MESSAGE_LIMIT);
+    let builder = match &config.auth {
+        Some(auth) => builder.credential(credential(client, auth)?).apply(Apply::Always),
+        None => builder,
+    };
+    builder.build().map_err(|error| chain(&error))
+}
+
+fn credential(client: &OpenedClient, auth: &OpenApiAuth) -> Result<Credential, String> {
+    let name = auth.secret.as_deref().unwrap_or(USUAL_SECRET);
+    let value = secret(client, Some(name))?.ok_or_else(|| lacking(name))?;
+    Ok(match auth.kind {
+        AuthKind::Bearer => Credential::Bearer(value),
+        AuthKind::Basic => Credential::Basic { user: auth.user.clone().unwrap_or_default(), password: value },
+        AuthKind::ApiKey => {
+            let name = auth.name.clone();
+            let place = match auth.r#in {
+                None => None,
+                Some(Place::Header) => Some(KeyPlace::Header(name.unwrap_or_else(|| "X-API-Key".to_owned()))),
+                Some(Place::Query) => Some(KeyPlace::Query(name.unwrap_or_else(|| "api_key".to_owned()))),
+                Some(Place::Cookie) => Some(KeyPlace::Cookie(name.unwrap_or_else(|| "api_key".to_owned()))),
+            };
+            Credential::Key { place, value }
+        }
+    })
+}
+
+/// Whether something answers where a client of another type is.
+pub(super) async fn reach(client: &OpenedClient) -> Result<Tested, String> {
+    let config = client.row.config.parse::<Value>().unwrap_or_default();
+    let Some(base) = config.get("baseUrl").and_then(Value::as_str) else {
+        return Err("clients of this type can't be tested".to_owned());
+    };
+    let url = parsed(base)?;
+    let private = config.get("allowPrivate").and_then(Value::as_bool).unwrap_or_default();
+    let http = net::client(&url, &policy(private), &ClientSettings::default()).map_err(|error| chain(&error))?;
+    let mut request = http.get(url);
+    if let Some(token) = secret(client, config.get("secret").and_then(Value::as_str))? {
+        request = request.bearer_auth(exposed(&token));
+    }
+    let answer = request.send().await.map_err(|error| chain(&error.without_url()))?;
+    match answer.status().as_u16() {
+        status @ (401 | 403) => Err(format!("it answers, and refuses the secret ({status})")),
+        status => Ok(Tested { note: Some(format!("it answers ({status})")), operations: 0 }),
+    }
+}
+
+fn config<T: DeserializeOwned>(row: &ClientRow) -> Result<T, String> {
+    row.config.parse().map_err(|_| "its configuration does not fit its type".to_owned())
+}
+
+/// A secret by name; without a name the usual one, if there is one.
+fn secret(client: &OpenedClient, name: Option<&str>) -> Result<Option<SecretString>, String> {
+    match name {
+        None => Ok(client.secrets.get(USUAL_SECRET).cloned()),
+        Some(name) => client.secrets.get(name).cloned().map(Some).ok_or_else(|| lacking(name)),
+    }
+}
+
+fn lacking(name: &str) -> String {
+    format!("the secret {name:?} is not set")
+}
+
+fn exposed(secret: &SecretString) -> &str {
+    secrecy::ExposeSecret::expose_secret(secret)
+}
+
+fn policy(allow_private: bool) -> NetPolicy {
+    if allow_private { NetPolicy::private() } else { NetPolicy::default() }
+}
+
+fn parsed(url: &str) -> Result<Url, String> {
+    Url::parse(url).map_err(|_| "a URL of the configuration is none".to_owned())
+}
+
+/// With a mark of the declaration in its version: documents change while their version stays, and a hub takes one version of
+/// an operation only once.
+fn marked(mut spec: OperationSpec) -> OperationSpec {
+    let text = serde_json::to_value(&spec).unwrap_or_default().to_string();
+    // The same for all time, unlike the standard library's hashes.
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let mark = text.bytes().fold(0xcbf2_9ce4_8422_2325, mix);
+    if !spec.version.contains('+') {
+        spec.version = format!("{}+{mark:016x}", spec.version);
+    }
+    spec
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut texts: Vec<String> = causes.map(ToString::to_string).collect();
+    texts.dedup();
+    texts.join(": ")
+}

@@ -1,0 +1,182 @@
+//! A spoke in this process.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, stream};
+use hub_adapters::openapi::CallLimits;
+use hub_core::{Hub, Principal, Scrubber, Session};
+use hub_operations::{
+    Answer, Definition, Incoming, Items, Outbox, OutboxReader, Peer, PeerConfig, Registry, Reply, Responder, now_ms,
+};
+use hub_protocol::ops::Operation;
+use hub_protocol::ops::hub::{Exposure, RegisterSpoke};
+use hub_protocol::{CallError, CallRequested, ErrorCode, Event, Fault, Identity, Json, ResponseEnvelope};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+/// Bytes that may wait on either way.
+const QUEUE: usize = 1024 * 1024;
+
+/// Bytes that are carried at once.
+const BATCH: usize = 64 * 1024;
+
+/// Most calls of one client at a time; more wait at the hub.
+const IN_FLIGHT: u32 = 64;
+
+/// Both ends; dropping it loses the connection.
+pub(super) struct Link {
+    session: Arc<Session>,
+    hub: Hub,
+    lost: CancellationToken,
+    /// How many operations it offers.
+    pub(super) operations: i32,
+}
+
+impl Link {
+    /// Connects and registers what the registry has, under its own ids.
+    pub(super) async fn open(
+        hub: &Hub,
+        client: &str,
+        registry: Registry<CallLimits>,
+        scrubber: Arc<Scrubber>,
+    ) -> Result<Self, CallError> {
+        let principal = Principal {
+            identity: Arc::new(Identity {
+                id: format!("client/{client}"),
+                scopes: vec!["spoke".to_owned()],
+                ..Identity::default()
+            }),
+            key: None,
+        };
+        let operations = i32::try_from(registry.specs().len()).unwrap_or(i32::MAX);
+        let input = Json::from_serialize(&registration(client, &registry)).unwrap_or_default();
+        let ((near_box, near_queue), (far_box, far_queue)) = (Outbox::new(QUEUE), Outbox::new(QUEUE));
+        let session = hub.connect(principal, near_box);
+        let peer =
+            Peer::new(PeerConfig::default(), far_box, Arc::new(Serve { registry, scrubber }), TaskTracker::new());
+        let lost = CancellationToken::new();
+        let (to_peer, to_session) = (peer.clone(), Arc::clone(&session));
+        let (over, ended) = (lost.clone(), Arc::clone(&session));
+        let gone = peer.clone();
+        hub.spawn("client link", async move {
+            tokio::select! {
+                () = over.cancelled() => {}
+                () = carry(near_queue, move |frame| to_peer.receive(frame).is_ok()) => {}
+                () = carry(far_queue, move |frame| to_session.receive(frame).is_ok()) => {}
+            }
+            over.cancel();
+            gone.close();
+            ended.end().await;
+        });
+        let link = Self { session, hub: hub.clone(), lost, operations };
+        let request = CallRequested::new(Uuid::now_v7().to_string(), RegisterSpoke::ID, input);
+        let mut answer = peer.start(&request, true).await?;
+        match answer.next().await {
+            Ok(_) => Ok(link),
+            Err(hub_operations::End::Failed(error)) => Err(error),
+            Err(_) => Err(CallError::new(ErrorCode::SpokeDisconnected, "the hub has ended the connection")),
+        }
+    }
+
+    /// Waits until the connection is lost.
+    pub(super) async fn lost(&self) {
+        self.lost.cancelled().await;
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.lost.cancel();
+        // The carrying task may have been cut off already.
+        let session = Arc::clone(&self.session);
+        self.hub.spawn("client link end", async move { session.end().await });
+    }
+}
+
+fn registration(client: &str, registry: &Registry<CallLimits>) -> RegisterSpoke {
+    RegisterSpoke {
+        name: format!("import-{client}"),
+        spoke_type: "import".to_owned(),
+        operations: registry.specs(),
+        instance_id: Uuid::new_v4(),
+        started_at: now_ms(),
+        host_info: None,
+        project_id: None,
+        version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        // Under the client's own name, wherever in the cluster it is imported.
+        exposure: Some(Exposure::Pooled),
+        policy: None,
+        max_in_flight: Some(IN_FLIGHT),
+        labels: None,
+    }
+}
+
+async fn carry(mut from: OutboxReader, to: impl Fn(&bytes::Bytes) -> bool) {
+    let mut batch = Vec::new();
+    while from.next_batch(&mut batch, BATCH).await.is_none() {
+        for frame in batch.drain(..) {
+            if !to(&frame) {
+                tracing::error!("a message between the hub and a client of its own was not understood");
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Executes what the hub asks for.
+struct Serve {
+    registry: Registry<CallLimits>,
+    /// Some upstreams say back what they were sent, and the hub records what they say.
+    scrubber: Arc<Scrubber>,
+}
+
+impl Responder for Serve {
+    fn call(&self, incoming: Incoming) -> BoxFuture<'static, Result<Answer, CallError>> {
+        let request = incoming.request;
+        let id = request.operation_id;
+        let Some(entry) = self.registry.get(&id) else {
+            return std::future::ready(Err(Definition::not_found(&id))).boxed();
+        };
+        let limits = CallLimits {
+            deadline_ms: request.deadline,
+            idempotency_key: request.idempotency_key,
+            traceparent: request.traceparent,
+        };
+        let (streams, work) = (entry.is_subscription(), entry.run(limits, request.input));
+        let (abort, scrubber) = (incoming.abort, Arc::clone(&self.scrubber));
+        async move {
+            let reply = tokio::select! {
+                () = abort.fired() => return Err(CallError::new(ErrorCode::Aborted, "the call was aborted")),
+                reply = work => reply.map_err(|error| scrubber.error(error))?,
+            };
+            let reply = match reply {
+                Reply::Envelope(envelope) => Reply::Envelope(scrubber.json(envelope)),
+                Reply::Value(data) => Reply::Value(scrubber.json(data)),
+                stream @ Reply::Stream(_) => stream,
+            };
+            let wrapped = |data| ResponseEnvelope::local(&id, now_ms(), data).to_json();
+            Ok(match reply {
+                Reply::Envelope(envelope) if !streams => Answer::One(envelope),
+                Reply::Value(data) if !streams => Answer::One(wrapped(data)),
+                Reply::Envelope(envelope) => Answer::Many(stream::iter([Ok(envelope)]).boxed().into()),
+                Reply::Value(data) => Answer::Many(stream::iter([Ok(wrapped(data))]).boxed().into()),
+                Reply::Stream(items) => {
+                    let items = items.map(move |item| match item {
+                        Ok(data) => Ok(ResponseEnvelope::local(&id, now_ms(), scrubber.json(data)).to_json()),
+                        Err(error) => Err(scrubber.error(error)),
+                    });
+                    let until = abort.clone();
+                    let items = items.take_until(async move { until.fired().await });
+                    Answer::Many(Items::new(items.boxed(), async move { abort.fired().await }.boxed()))
+                }
+            })
+        }
+        .boxed()
+    }
+
+    fn other(&self, _event: Event) -> Result<(), Fault> {
+        Ok(())
+    }
+}

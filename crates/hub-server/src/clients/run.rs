@@ -1,0 +1,142 @@
+//! Keeps clients connected: one task for each, at one hub of the cluster.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hub_core::{Hub, Scrubber};
+use hub_storage::{ClientRow, ClientState};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+
+use super::adapt::{Adapter, brings_operations};
+use super::link::Link;
+
+/// How often the store is asked for changes made at other hubs, and leases are renewed.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How long a hub that died keeps its clients from the others.
+const LEASE: Duration = Duration::from_secs(10);
+
+/// Pauses between tries.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Longest reason that is kept.
+const MAX_REASON: usize = 500;
+
+/// A client that this hub keeps.
+struct Kept {
+    revision: i64,
+    _stop: DropGuard,
+}
+
+/// Keeps every enabled client that brings operations connected, until the hub drains.
+pub(crate) async fn run(hub: Hub, programs: bool) {
+    let mut changes = hub.client_changes();
+    let mut kept: HashMap<Uuid, Kept> = HashMap::new();
+    while !hub.is_draining() {
+        match hub.store().clients().list().await {
+            Ok(rows) => look(&hub, rows, &mut kept, programs).await,
+            // What runs goes on; the store says more by itself.
+            Err(error) => tracing::warn!(%error, "clients can't be read"),
+        }
+        if hub.keyring_trouble().is_some() {
+            // Noted where readiness is asked for; tried again so that it is noted when it is over.
+            let _noted = hub.check_keyring().await;
+        }
+        let _either = tokio::time::timeout(LOOK_EVERY, changes.changed()).await;
+    }
+    // Until the hub is down: what runs may be needed by calls that are to finish.
+    std::future::pending().await
+}
+
+async fn look(hub: &Hub, rows: Vec<ClientRow>, kept: &mut HashMap<Uuid, Kept>, programs: bool) {
+    let wanted: Vec<ClientRow> = rows.into_iter().filter(|row| row.enabled && brings_operations(row)).collect();
+    kept.retain(|id, _| wanted.iter().any(|row| row.id == *id));
+    for row in wanted {
+        if !is_ours(hub, &row).await {
+            kept.remove(&row.id);
+        } else if kept.get(&row.id).is_none_or(|kept| kept.revision != row.revision) {
+            let stop = CancellationToken::new();
+            let (id, revision) = (row.id, row.revision);
+            hub.spawn("client", keep(hub.clone(), row, programs, stop.clone()));
+            // In the place of an older one, which ends.
+            kept.insert(id, Kept { revision, _stop: stop.drop_guard() });
+        }
+    }
+}
+
+/// Whether this hub is to keep the client.
+async fn is_ours(hub: &Hub, row: &ClientRow) -> bool {
+    if hub.hubs().is_empty() {
+        return true;
+    }
+    let held = hub.store().leases().hold(&format!("import:{}", row.id), hub.id(), LEASE).await;
+    held.unwrap_or(false)
+}
+
+async fn keep(hub: Hub, row: ClientRow, programs: bool, stop: CancellationToken) {
+    let connected = async {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let began = tokio::time::Instant::now();
+            let Err(reason) = connect(&hub, &row, programs).await;
+            tracing::warn!(client = %row.name, reason, "a client is not connected");
+            note(&hub, &row, "degraded", Some(reason), 0).await;
+            if began.elapsed() > LONGEST_PAUSE {
+                pause = FIRST_PAUSE;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = connected => {}
+    }
+}
+
+/// Connects and offers operations until that fails; the reason holds no secret.
+async fn connect(hub: &Hub, row: &ClientRow, programs: bool) -> Result<std::convert::Infallible, String> {
+    let opened = hub.open_client(&row.name).await.map_err(|error| hub_protocol::CallError::from(error).message)?;
+    let clean = |reason: String| opened.scrub(&reason).chars().take(MAX_REASON).collect::<String>();
+    let adapter = Adapter::connect(&opened, programs).await.map_err(clean)?;
+    let scrubber = Arc::new(opened.scrubber());
+    // Begun before what is there is offered, so that no change is missed.
+    let (mut changes, mut noted) = (adapter.changes(), None);
+    let mut link = offer(hub, row, &adapter, &scrubber).await.map_err(clean)?;
+    loop {
+        let now = (adapter.trouble().map(clean), link.operations);
+        if noted.as_ref() != Some(&now) {
+            let word = if now.0.is_none() { "ready" } else { "degraded" };
+            note(hub, row, word, now.0.clone(), now.1).await;
+            noted = Some(now);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = link.lost() => return Err("its connection within the hub was lost".to_owned()),
+            // Offered anew over the old connection, which ends when the new one has taken its place.
+            () = changes.next() => link = offer(hub, row, &adapter, &scrubber).await.map_err(clean)?,
+        }
+    }
+}
+
+/// Registers what the adapter has now.
+async fn offer(hub: &Hub, row: &ClientRow, adapter: &Adapter, scrubber: &Arc<Scrubber>) -> Result<Link, String> {
+    let registry = adapter.registry()?;
+    let link = Link::open(hub, &row.name, registry, Arc::clone(scrubber)).await.map_err(|error| error.message)?;
+    tracing::info!(client = %row.name, operations = link.operations, "a client is connected");
+    Ok(link)
+}
+
+async fn note(hub: &Hub, row: &ClientRow, state: &str, reason: Option<String>, operations: i32) {
+    if hub.is_draining() {
+        // Its own end says nothing of the client.
+        return;
+    }
+    let state = ClientState { state: state.to_owned(), reason, operations };
+    if let Err(error) = hub.note_client_state(row, state).await {
+        tracing::warn!(client = %row.name, %error, "the state of a client was not noted");
+    }
+}
