@@ -67,7 +67,8 @@ async fn a_spoke_on_one_hub_serves_callers_of_all() -> Result<()> {
     let (mut last, mut ended) = (0, 0);
     while ended < 9 {
         let event = tokio::time::timeout(Duration::from_secs(10), events.next()).await;
-        let event = event.with_context(|| format!("{ended} calls have ended up to {last}"))?.context("the log goes on")??;
+        let event =
+            event.with_context(|| format!("{ended} calls have ended up to {last}"))?.context("the log goes on")??;
         ensure!(last == 0 || event.seq == last + 1, "{} after {last}", event.seq);
         last = event.seq;
         ended += u32::from(event.topic.starts_with("call:") && ["completed", "failed"].contains(&event.kind.as_str()));

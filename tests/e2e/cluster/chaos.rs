@@ -206,7 +206,8 @@ async fn check_records(bed: &Bed, told: &Told) -> Result<()> {
     loop {
         let mut open = Vec::new();
         for status in [CallStatus::Pending, CallStatus::Running] {
-            let filter = ListCalls { operation_id: Some("work.do".into()), status: Some(status), ..ListCalls::default() };
+            let filter =
+                ListCalls { operation_id: Some("work.do".into()), status: Some(status), ..ListCalls::default() };
             open.extend(client.call(&filter).await?.calls);
         }
         if open.is_empty() {

@@ -1,3 +1,5 @@
+mod end;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +15,6 @@ use tokio::time::{Instant, Sleep};
 
 use super::dispatch::{Source, ToSpoke, disconnected, one, start_own};
 use super::keyed::Outcome;
-use super::record::Ended;
 use super::terms::{Recording, Target, Terms};
 use super::{Caller, Leash};
 use crate::abort::{self, Abort};
@@ -26,9 +27,6 @@ use crate::redact::{self, Kept};
 
 /// Items of one stream that are recorded; later ones are only counted.
 const RECORDED_ITEMS: u64 = 1_000;
-
-/// How long the record of a call may take that ends just before its deadline.
-const RECORD: Duration = Duration::from_secs(1);
 
 /// Times a call may find that its spoke has moved to another hub.
 const MAX_MOVES: u32 = 4;
@@ -331,7 +329,7 @@ impl Run {
         if self.kind() != OperationType::Subscription {
             let kept = redact::output(self.live.gives.as_deref(), &data);
             self.finish(Ok((envelope.clone(), kept)), AbortOutcome::AlreadyFinished).await;
-            return Some(if self.unrecorded { Err(unrecorded(self.live.id)) } else { Ok(envelope) });
+            return Some(if self.unrecorded { Err(end::unrecorded(self.live.id)) } else { Ok(envelope) });
         }
         if let (Some(idle), Some(ms)) = (self.idle.as_mut(), self.terms.idle_ms) {
             idle.as_mut().reset(Instant::now() + Duration::from_millis(ms));
@@ -478,71 +476,6 @@ impl Run {
         self.finish(Err(error.clone()), outcome).await;
     }
 
-    /// Ends the call once: out of the tree, into the record.
-    async fn finish(&mut self, result: Result<(Json, Kept), CallError>, outcome: AbortOutcome) {
-        if std::mem::replace(&mut self.finished, true) {
-            return;
-        }
-        self.source = Source::Ended;
-        let keyed = self.key.take();
-        let for_key = result.as_ref().map(|(envelope, _)| envelope.clone()).map_err(Clone::clone);
-        let kept = result.map(|(_, kept)| kept);
-        let stored = keyed.as_deref().map(|key| (key.to_owned(), self.keyed_outcome(key, &for_key)));
-        let ended = Ended::of(&kept, self.items);
-        metrics::counter!("hub_calls_total", "status" => ended.status.as_str()).increment(1);
-        if let (Some((_, None)), Err(error)) = (&stored, &for_key) {
-            self.live.failed(error.clone());
-        }
-        self.write_end(ended, stored).await;
-        self.hub.calls().remove(self.live.id);
-        self.live.ended(outcome);
-    }
-
-    async fn write_end(&mut self, ended: Ended, stored: Option<(String, Option<hub_storage::KeyedOutcome>)>) {
-        // One that a spoke may have begun keeps its key, so that a retry finds out which spoke to ask.
-        if let (Some((key, None)), None) = (&stored, self.live.spoke()) {
-            let (principal, operation) = (&self.live.caller.id, self.live.definition.id());
-            if let Err(error) = self.hub.store().idempotency().release(principal, operation, key, self.live.id).await {
-                tracing::warn!(%error, "an idempotency key was not released");
-            }
-        }
-        if !self.recording.is_on() {
-            return;
-        }
-        let live = &self.live;
-        if self.recording.claim_start() {
-            // It ended before any handler had it.
-            let row = Box::new(live.row(self.hub.id(), hub_protocol::ops::calls::CallStatus::Pending));
-            let start = Change::Started(row, live.event(CallEventKind::Requested, None, None));
-            if self.hub.recorder().write(start).await.is_err() {
-                return;
-            }
-        }
-        let event = live.event(ended.event_kind(), None, ended.error.as_ref());
-        let update = Box::new(live.update(ended.status, Some(&ended)));
-        let keyed = stored.is_some();
-        let change = Change::Moved(update, Some(event), stored.and_then(|(_, outcome)| outcome).map(Box::new));
-        // What acknowledges an effect is stored before it is said.
-        let acknowledges = keyed || self.kind() == OperationType::Mutation;
-        let written = if acknowledges {
-            let committed = self.hub.recorder().committed(change);
-            // Nobody hangs on a store that is away: the change stays in the recorder's queue, its caller is told that
-            // nothing is known.
-            match tokio::time::timeout(live.deadline.map_or(Duration::MAX, until).max(RECORD), committed).await {
-                Ok(written) => written,
-                Err(_) => {
-                    self.unrecorded = true;
-                    return;
-                }
-            }
-        } else {
-            self.hub.recorder().write(change).await
-        };
-        if written.is_err() {
-            tracing::warn!(call.id = %live.id, "the end of a call was not recorded: the hub is closing");
-        }
-    }
-
     /// Runs to the end without a reader.
     async fn drain(&mut self) {
         while self.next().await.is_some() {}
@@ -600,11 +533,6 @@ impl Drop for Run {
             }
         });
     }
-}
-
-fn unrecorded(call: CallId) -> CallError {
-    CallError::new(ErrorCode::Timeout, "the call has ended, but its record could not be written by the deadline")
-        .with_details(&serde_json::json!({ "callId": call }))
 }
 
 async fn expired(timer: &mut Timer) {
