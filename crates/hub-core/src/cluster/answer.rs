@@ -74,8 +74,8 @@ impl Cluster {
             Ask::Nested { connection, parent, identity, key, request } => {
                 let parent = hub.calls().get(parent).filter(|live| live.runs_on(connection)).ok_or_else(no_parent)?;
                 let caller = Caller {
-                    identity: Arc::new(identity),
-                    key: key.map(Arc::new),
+                    identity: identity.into(),
+                    key: key.map(Arc::from),
                     session: None,
                     parent: Some(parent),
                     rerun: None,

@@ -64,8 +64,8 @@ impl Cluster {
         let ask = Ask::Nested {
             connection: from.connection,
             parent: from.parent,
-            identity: from.principal.identity.as_ref().clone(),
-            key: from.principal.key.as_deref().cloned(),
+            identity: Box::new(from.principal.identity.as_ref().clone()),
+            key: from.principal.key.as_deref().cloned().map(Box::new),
             request: Box::new(incoming.request),
         };
         let pending = self.start(home, &ask, one).await?;

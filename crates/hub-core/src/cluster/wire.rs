@@ -153,9 +153,9 @@ pub(crate) enum Ask {
     Nested {
         connection: ConnectionId,
         parent: CallId,
-        identity: Identity,
+        identity: Box<Identity>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        key: Option<KeyInfo>,
+        key: Option<Box<KeyInfo>>,
         request: Box<CallRequested>,
     },
     /// Abort a call of yours; rights were checked.

@@ -154,6 +154,7 @@ fn status(last_event: u64) -> HubStatus {
         calls_in_flight: 0,
         recorder_backlog: 0,
         last_event,
+        hubs: Vec::new(),
     }
 }
 

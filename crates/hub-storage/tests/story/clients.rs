@@ -65,7 +65,7 @@ pub(crate) async fn secrets_are_replaced_and_go_with_their_client<B: Backend>() 
     let missing = store.secrets().put("forge", first.clone(), true, audit("a", "b"), event("e")).await;
     assert!(matches!(missing, Err(StoreError::NotFound { what: "secret" })));
     put(store, &first).await;
-    assert_eq!(store.secrets().list(Some(row.id)).await.unwrap(), [first.clone()]);
+    assert_eq!(store.secrets().list(Some(row.id)).await.unwrap(), std::slice::from_ref(&first));
     let second = secret(&row, "token", 1, 2);
     let (stored, _) = store.secrets().put("forge", second, true, audit("a", "b"), event("e")).await.unwrap();
     assert_eq!((stored.created_at, stored.rotated_at), (at(1), Some(at(2))));
