@@ -15,7 +15,7 @@ long, 0.5 half as long. The aims are 2.0 of the relay, and 1.0 of NATS request-r
 const EXAMPLES: &str = "\
 Examples:
   cargo xtask bench                                  everything, some minutes
-  cargo xtask bench --quick                          everything in small, under a minute
+  cargo xtask bench --quick                          everything in small, about two minutes
   cargo xtask bench --only routed --only http        two measures
   cargo xtask bench --markdown docs/benchmarks.md    also writes the page for the repository
   cargo xtask bench --only routed --json out.json    also writes every run's figure, to compare two builds
@@ -29,7 +29,7 @@ run rather than figures of two. Clients and server share the machine's processor
 #[derive(Debug, Parser)]
 #[command(name = "hub-bench", version, about = "Benchmarks of the hub", long_about = ABOUT, after_help = EXAMPLES)]
 pub(crate) struct Options {
-    /// Small loads and short windows: under 60 seconds, with rougher figures
+    /// Small loads and short windows: about two minutes, with rougher figures
     #[arg(long)]
     pub(crate) quick: bool,
     /// Only this measure; may be given more than once (see --list)

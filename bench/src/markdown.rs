@@ -20,7 +20,8 @@ calls over one connection do not meet that limit. Beside it, in turns, run
 The clients of all three are of the same kind and cost: one task per connection that reads all there is, then writes
 once, finds ids at fixed places and parses no JSON. So is the callee. Only the rows `by SDK` use the SDK on both ends,
 as agents do. *x relay* and *x NATS* are how many times slower than those the hub is (0.5 is twice as fast). *server µs*
-is the processor time of the server process per call or item.
+is the processor time of the server processes per call or item. Hubs that share a Postgres and a Redis are compared to
+*one hub* on the same two.
 
 Aims: 2.0 of the relay, and 1.0 of NATS at 64 calls in flight.
 ";

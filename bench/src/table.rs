@@ -51,6 +51,9 @@ fn verdict(figure: &Figure) -> String {
 
 /// Three figures that count, thousands apart.
 pub(crate) fn number(value: f64) -> String {
+    if value < 0.0 {
+        return format!("-{}", number(-value));
+    }
     if value < 100.0 {
         return format!("{value:.*}", if value < 10.0 { 2 } else { 1 });
     }
@@ -118,7 +121,7 @@ mod tests {
 
     #[test]
     fn numbers_are_readable() {
-        let shown = [1.234, 56.78, 999.4, 12_345.6, 1_234_567.0].map(number);
-        assert_eq!(shown, ["1.23", "56.8", "999", "12,346", "1,234,567"]);
+        let shown = [1.234, 56.78, 999.4, 12_345.6, 1_234_567.0, -1_453.6].map(number);
+        assert_eq!(shown, ["1.23", "56.8", "999", "12,346", "1,234,567", "-1,454"]);
     }
 }

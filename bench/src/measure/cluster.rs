@@ -118,7 +118,14 @@ fn section(figures: Vec<Figure>, missing: Vec<String>) -> Section {
     }
 }
 
-const BOUND: &str = "";
+const BOUND: &str = "One call at a time: wake-ups. A message goes from hub to Redis to hub, where a NATS node writes \
+    to the other one; the processor time of all servers is 3.5 times that of one hub. What makes the p99 of two hubs \
+    was not looked into; other work on the machine has a part. 64 in flight: processor time. Crossing adds the \
+    callee's hub, an eighth in the caller's, and a few µs of Redis, which is far from its limit; recording on \
+    Postgres takes as much as a hub does. How much Postgres takes per call varies (16 to 63 µs were seen with one \
+    hub), so read *x one hub* at 64 in flight together with *whose time*: the hubs' own part is 1.8 times that of \
+    one hub, and a short run in which Postgres took the same in both had half of the calls a second. Streams lose a \
+    sixth.";
 
 type Turns = Vec<(System, Vec<Turn>)>;
 

@@ -91,7 +91,12 @@ fn section(figures: Vec<Figure>, missing: Vec<String>) -> Section {
     }
 }
 
-const BOUND: &str = "";
+const BOUND: &str = "One event at a time waits for the disk: its figure is that of one wait, which the disk of this \
+    machine lets vary from 0.1 to 4 ms. From many tasks, one transaction after the other: the one row that gives \
+    positions is held until the commit, so while the disk is written nobody else appends; Postgres is busy for a \
+    third of one processor, and the rest is the wait and the store's own work on processors that are shared. \
+    Records: processor time of Postgres (half of a processor for one writer, which also waits for each of its \
+    commits) and of the writers, who share two processors with it; several writers overlap their waits.";
 
 fn figure(load: Load, system: &'static str, turns: &[Turn]) -> Figure {
     let runs = turns.iter().map(|turn| turn.tally.per_second()).collect();
