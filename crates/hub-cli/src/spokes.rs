@@ -68,6 +68,7 @@ mod tests {
             serde_json::from_value::<SpokeItem>(json!({
                 "spokeId": "019aa571-0000-7000-8000-000000000000", "name": name, "spokeType": "dev-env",
                 "status": status, "draining": false, "instanceId": "019aa571-0000-7000-8000-000000000000",
+                "hubId": "019aa571-0000-7000-8000-000000000000",
                 "operations": ["a.b"], "inFlight": 3, "load": 0.25, "connectedAt": 1000, "disconnectedAt": 4000,
             }))
             .unwrap()

@@ -141,6 +141,11 @@ impl LiveCall {
         place.attempts += 1;
     }
 
+    /// Notes the spoke that may have begun the work for an earlier call with the same key.
+    pub(crate) fn may_run_at(&self, spoke: Arc<str>) {
+        self.lock().spoke = Some(spoke);
+    }
+
     /// Notes that the request is on its way to the spoke, so that what is sent from now on comes after it.
     pub(crate) fn sent(&self) {
         self.lock().sent = true;

@@ -125,7 +125,7 @@ impl Request {
         let mut pause = FIRST_PAUSE;
         loop {
             let error = match self.clone().once().await {
-                Err(error) if error.retryable && !error.is(ErrorCode::Timeout) => error,
+                Err(error) if error.retryable && is_passing(&error) => error,
                 ended => return ended,
             };
             let left = hub_operations::until(until);
@@ -251,6 +251,13 @@ impl Client {
             _ => Err(CallError::new(ErrorCode::SpokeDisconnected, "the client is closed")),
         }
     }
+}
+
+/// Whether the failure is of the way to the operation, which another moment may mend. What an operation itself asks to
+/// be tried again is its caller's to decide.
+fn is_passing(error: &CallError) -> bool {
+    let code = error.known();
+    code.is_some_and(|code| !matches!(code, ErrorCode::Timeout | ErrorCode::RateLimited))
 }
 
 pub(crate) fn no_envelope() -> CallError {

@@ -236,7 +236,7 @@ pub(super) fn one(envelope: Json) -> BoxStream<'static, Result<Json, CallError>>
 
 impl Recording {
     /// Notes that the call waits for a provider.
-    async fn pending(&self, hub: &Hub, live: &LiveCall) {
+    pub(super) async fn pending(&self, hub: &Hub, live: &LiveCall) {
         if self.claim_start() {
             self.write_start(hub, live, CallStatus::Pending).await;
         }

@@ -133,7 +133,9 @@ impl Run {
                 return Ok(true);
             }
         }
-        self.prefer(row.spoke);
+        if let Some(spoke) = row.spoke {
+            self.prefer(&spoke).await;
+        }
         Ok(false)
     }
 

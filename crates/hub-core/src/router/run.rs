@@ -141,8 +141,14 @@ impl Run {
         self.key = Some(key);
     }
 
-    pub(super) fn prefer(&mut self, spoke: Option<String>) {
-        self.prefer = spoke.map(Into::into);
+    /// Notes the spoke that may have begun or done the work, for this call and, should it come to nothing or its hub
+    /// be lost, for the next one with its key.
+    pub(super) async fn prefer(&mut self, spoke: &str) {
+        let spoke: Arc<str> = spoke.into();
+        self.live.may_run_at(Arc::clone(&spoke));
+        self.prefer = Some(spoke);
+        let (recording, hub, live) = (Arc::clone(&self.recording), self.hub.clone(), Arc::clone(&self.live));
+        recording.pending(&hub, &live).await;
     }
 
     /// Whether there is time and money left.
