@@ -22,6 +22,9 @@ const TRUST: Duration = Duration::from_millis(1_500);
 /// How long a call waits for the lease of its hub.
 const FENCED: Duration = Duration::from_secs(3);
 
+/// Renewals in a row before a hub takes others for lost: after an outage of the store they need time to renew theirs.
+const SETTLED: u32 = 8;
+
 /// How often hubs look for others whose lease has run out.
 const RECOVER_EVERY: u32 = 5;
 
@@ -76,7 +79,7 @@ impl Cluster {
     pub(super) async fn keep_lease(self, hub: Hub) {
         let mut tick = tokio::time::interval(BEAT);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut round = 0_u32;
+        let (mut round, mut fresh) = (0_u32, 0_u32);
         loop {
             tick.tick().await;
             let was_fenced = self.is_fenced();
@@ -88,7 +91,8 @@ impl Cluster {
                 Err(_) => tracing::warn!("the hub's lease was not renewed in time"),
             }
             round = round.wrapping_add(1);
-            if round.is_multiple_of(RECOVER_EVERY) && !self.is_fenced() {
+            fresh = if was_fenced || self.is_fenced() { 0 } else { fresh.saturating_add(1) };
+            if round.is_multiple_of(RECOVER_EVERY) && fresh > SETTLED {
                 match hub.store().hubs().dead().await {
                     Ok(dead) => recover(hub.store(), &dead).await,
                     Err(error) => tracing::warn!(error = %chain(&error), "lost hubs were not looked for"),

@@ -17,6 +17,9 @@ use crate::hub::Hub;
 /// How often everything is looked at without a reason: hints may be lost.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// WebSocket close code 1012 of the IANA registry: connect again.
+const SERVICE_RESTART: u16 = 1012;
+
 /// Pause after a look that failed.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -75,7 +78,13 @@ impl Cluster {
 
     fn apply(&self, hub: &Hub, row: &SpokeRow, rows: Vec<RegistrationRow>) {
         if row.hub_id == self.inner.me {
-            // What is connected here is known better here.
+            // What is connected here is known better here. Unless all hubs were cut off from the store for longer than
+            // a lease, and another one has taken this one for lost: then the spoke has to register again.
+            let own = hub.directory().spoke(&row.name).filter(|s| s.is_local() && s.connection == row.connection_id);
+            if let Some(own) = own.filter(|_| !row.connected) {
+                let reason = "register again".to_owned();
+                own.peer.outbox().close(hub_operations::Close { code: SERVICE_RESTART, reason, flush: true });
+            }
             return;
         }
         let known = hub.directory().spoke(&row.name);
