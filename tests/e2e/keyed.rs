@@ -79,6 +79,17 @@ async fn live(hub: &TestHub, count: u64) -> Result<()> {
     .await
 }
 
+/// Waits until so many calls wait for the one that runs.
+async fn attached(client: &Client, operation: &str, count: usize) -> Result<()> {
+    eventually("the calls have attached to the running one", || async {
+        let filter = ListCalls { operation_id: Some(operation.into()), ..ListCalls::default() };
+        let Some(call) = client.call(&filter).await?.calls.into_iter().next() else { return Ok(None) };
+        let edges = client.call(&GetTree { call_id: call.call_id, below: None }).await?.edges;
+        Ok((edges.iter().filter(|e| e.target == call.call_id).count() == count).then_some(()))
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_key_and_input_runs_once_and_gives_the_stored_result() -> Result<()> {
     let hub = TestHub::start().await?;
@@ -190,7 +201,7 @@ async fn who_attached_to_a_failing_execution_shares_its_failure_and_runs_nothing
     let input = json!({"code": "BUSY", "retryable": true, "gated": true});
     let calls = (0..10).map(|_| keyed(&client, "count.fail", "k", input.clone()));
     let release = async {
-        live(&hub, 10).await?;
+        attached(&client, "count.fail", 9).await?;
         counting.gate.add_permits(10);
         Ok::<_, anyhow::Error>(())
     };

@@ -72,7 +72,7 @@ impl Calls<'_> {
 
     /// Fails every live call of a hub, or of every hub, with `error`: for the start after a crash.
     ///
-    /// Each gets a `failed` event and its unfinished idempotency key is freed. Goes in transactions of bounded
+    /// Each gets a `failed` event; its unfinished idempotency key stays and names it. Goes in transactions of bounded
     /// size; one that fails leaves the earlier ones done, and the next try goes on from there. Several hubs may
     /// close the calls of one that died: each call is closed, and told of, once. Returns how many calls this one
     /// closed.

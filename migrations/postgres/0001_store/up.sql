@@ -142,7 +142,6 @@ CREATE TABLE idempotency_keys (
     PRIMARY KEY (principal, operation_id, key)
 );
 CREATE INDEX idempotency_keys_expiry ON idempotency_keys (expires_at);
-CREATE INDEX idempotency_keys_unfinished ON idempotency_keys (call_id) WHERE outcome IS NULL;
 
 CREATE TABLE events (
     seq bigint NOT NULL PRIMARY KEY,

@@ -141,7 +141,6 @@ CREATE TABLE idempotency_keys (
     PRIMARY KEY (principal, operation_id, key)
 ) STRICT;
 CREATE INDEX idempotency_keys_expiry ON idempotency_keys (expires_at);
-CREATE INDEX idempotency_keys_unfinished ON idempotency_keys (call_id) WHERE outcome IS NULL;
 
 -- AUTOINCREMENT: a position is never given twice, even after retention removed the newest rows.
 CREATE TABLE events (

@@ -94,11 +94,13 @@ impl Run {
                 return Err(CallError::new(ErrorCode::Conflict, "this idempotency key was used with another input")
                     .with_details(&serde_json::json!({ "callId": found.call_id })));
             }
+            // Taken before the edge is written: who is seen to depend on a call shares its end.
+            let running = self.hub().calls().get(found.call_id);
             self.depends_on(found.call_id).await;
             if let Some(outcome) = found.outcome {
                 return outcome.parse().map(Some).map_err(|_| unreadable());
             }
-            match self.hub().calls().get(found.call_id) {
+            match running {
                 // Its end is followed by its outcome in the store, or by the key being free again.
                 Some(running) => {
                     tries += 1;

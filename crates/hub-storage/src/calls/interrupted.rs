@@ -3,7 +3,7 @@ use std::collections::HashSet;
 use hub_protocol::{CallId, HubId, Json};
 use serde::Serialize;
 
-use crate::schema::{calls, idempotency_keys};
+use crate::schema::calls;
 use crate::types::{BindDoc, BindId};
 use crate::{NewEvent, Stamp, Store, StoreError};
 
@@ -105,11 +105,8 @@ backends! {
         let closed: Vec<CallId> = diesel::update(still).set(ended).returning(calls::call_id).get_results(c).await?;
         let closed: HashSet<CallId> = closed.into_iter().collect();
         live.retain(|call| closed.contains(&call.call_id));
-        let ids: Vec<BindId> = live.iter().map(|call| call.call_id.into()).collect();
-        let unfinished = idempotency_keys::call_id.eq_any(&ids);
-        diesel::delete(idempotency_keys::table.filter(unfinished).filter(idempotency_keys::outcome.is_null()))
-            .execute(c)
-            .await?;
+        // Their idempotency keys stay: whoever asks with one again finds this call, and by it the spoke that may have
+        // begun the work.
         let events: Result<Vec<NewEvent>, StoreError> = live.iter().map(|call| call.failed(at, &error)).collect();
         c.append_events(events?).await?;
         Ok((found, live.len() as u64))

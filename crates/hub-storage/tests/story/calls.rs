@@ -273,12 +273,12 @@ pub(crate) async fn interrupted_calls_are_closed<B: Backend>() {
     let of_root = events.iter().find(|row| row.topic == format!("call:{}", root.call_id)).unwrap();
     assert!(of_root.payload.as_str().contains(r#""spoke":"files-1""#) && !of_root.payload.as_str().contains("parent"));
 
-    let begun = keys.begin(idempotency("open", CallId::new(), 100), at(10)).await.unwrap();
-    assert_eq!(begun, hub_storage::Begun::New);
-    assert!(matches!(
-        keys.begin(idempotency("other", CallId::new(), 100), at(10)).await.unwrap(),
-        hub_storage::Begun::Existing(_)
-    ));
+    // Both keys still lead to their calls, and by them to the spokes that may have begun the work.
+    for (key, of) in [("open", root.call_id), ("other", other.call_id)] {
+        let begun = keys.begin(idempotency(key, CallId::new(), 100), at(10)).await.unwrap();
+        let hub_storage::Begun::Existing(found) = begun else { panic!("{key} was freed") };
+        assert_eq!((found.call_id, found.outcome), (of, None), "{key}");
+    }
     assert_eq!(calls.close_interrupted(None, at(10), error.clone()).await.unwrap(), 1);
     assert_eq!(calls.close_interrupted(None, at(11), error).await.unwrap(), 0);
 }
