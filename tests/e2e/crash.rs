@@ -255,9 +255,12 @@ async fn a_kill_of_the_hub_under_load_loses_nothing_acknowledged_and_doubles_not
 }
 
 async fn check_calls(client: &Client, acked: &Acked, runs: &HashMap<String, Vec<u64>>) -> Result<()> {
-    let running = ListCalls { status: Some(CallStatus::Running), ..ListCalls::default() };
-    let running: Vec<CallRecord> = client.call(&running).await?.calls;
-    assert!(running.is_empty(), "{} calls still run in the record", running.len());
+    // On Postgres other hubs could still have them, so what a hub left open is closed when its lease has run out.
+    eventually("no call runs in the record", || async {
+        let running = ListCalls { status: Some(CallStatus::Running), ..ListCalls::default() };
+        Ok(client.call(&running).await?.calls.is_empty().then_some(()))
+    })
+    .await?;
     let records = by_token(calls_of(client, "work.mutate").await?, token_of);
     for (token, answer) in &acked.mutations {
         let found = records.get(token).with_context(|| format!("the record of {token} is lost"))?;

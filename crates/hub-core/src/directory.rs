@@ -6,8 +6,8 @@ mod away;
 mod choose;
 mod search;
 mod spoke;
+mod turns;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,6 +22,7 @@ pub(crate) use away::Away;
 pub(crate) use choose::Lease;
 pub(crate) use search::{Index, Query};
 pub(crate) use spoke::{SpokeConnection, SpokeFacts};
+use turns::Turns;
 
 /// One operation with all its versions, newest first.
 #[derive(Clone)]
@@ -64,8 +65,7 @@ pub(crate) struct Directory {
     writing: Mutex<()>,
     /// Operations whose providers are expected to come back.
     away: Away,
-    /// Registrations of names that share a lane take turns.
-    lanes: [tokio::sync::Mutex<()>; 32],
+    turns: Turns,
     /// Calls that wait for a provider with room, over all operations.
     waiting: Arc<AtomicUsize>,
     /// Counts changes, for who shows operations to others.
@@ -105,14 +105,6 @@ impl Directory {
     /// All connected spokes.
     pub(crate) fn spokes(&self) -> Vec<Arc<SpokeConnection>> {
         self.spokes.pin().values().cloned().collect()
-    }
-
-    /// Waits for the turn to change what a name stands for.
-    pub(crate) async fn turn(&self, name: &str) -> tokio::sync::MutexGuard<'_, ()> {
-        let mut hasher = DefaultHasher::new();
-        name.hash(&mut hasher);
-        let lane = usize::try_from(hasher.finish() % self.lanes.len() as u64).unwrap_or(0);
-        self.lanes[lane].lock().await
     }
 
     /// The stored definition with this id and version.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::StreamExt;
-use hub_protocol::ops::calls::{CallStatus, ExportCalls, ListCalls};
+use hub_operations::now_ms;
+use hub_protocol::ops::calls::{CallRecord, CallStatus, ExportCalls, ListCalls};
 use hub_protocol::{CallError, Json};
 use hub_spoke::{Client, RunningSpoke};
 use serde_json::{Value, json};
@@ -28,8 +29,8 @@ const EVERY: Duration = Duration::from_secs(5);
 /// How long one call may take, its retries included.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Times that work under a key was done to its end, by key.
-type Done = Arc<Mutex<HashMap<String, u32>>>;
+/// Who has done the work under a key to its end, and when, by key.
+type Done = Arc<Mutex<HashMap<String, Vec<(usize, u64)>>>>;
 
 /// What the callers were told.
 #[derive(Default)]
@@ -59,9 +60,12 @@ async fn nothing_is_lost_doubled_or_hung_while_everything_is_killed_in_turn() ->
         ended??;
     }
     bed.all_linked().await?;
-    check_records(&bed, &told).await?;
-    let doubled: Vec<_> =
-        done.lock().unwrap().iter().filter(|(_, times)| **times > 1).map(|(k, n)| (k.clone(), *n)).collect();
+    let records = check_records(&bed, &told).await?;
+    let doubled: HashMap<_, _> = done.lock().unwrap().clone().into_iter().filter(|(_, by)| by.len() > 1).collect();
+    for (key, by) in &doubled {
+        let under = records.iter().filter(|r| r.idempotency_key.as_ref() == Some(key));
+        println!("{key} was done by {by:?}: {:#?}", under.collect::<Vec<_>>());
+    }
     let keys = told.keys.lock().unwrap().clone();
     println!(
         "{} keyed calls acknowledged, {} refused, slowest {} ms",
@@ -69,7 +73,7 @@ async fn nothing_is_lost_doubled_or_hung_while_everything_is_killed_in_turn() ->
         told.refused.load(Ordering::SeqCst),
         told.slowest_ms.load(Ordering::SeqCst)
     );
-    ensure!(doubled.is_empty(), "done more than once: {doubled:?}");
+    ensure!(doubled.is_empty(), "{} of {} were done more than once", doubled.len(), keys.len());
     ensure!(keys.len() > 200, "only {} calls", keys.len());
     ensure!(told.slowest_ms.load(Ordering::SeqCst) <= DEADLINE.as_millis() as u64 + 2_000, "a call hung");
     // The observer gets every event that the log has, each once and in order.
@@ -97,7 +101,7 @@ async fn spokes(bed: &Bed, done: &Done) -> Result<Vec<RunningSpoke>> {
                 async move {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     let key = input["key"].as_str().unwrap_or_default().to_owned();
-                    *done.lock().unwrap().entry(key).or_default() += 1;
+                    done.lock().unwrap().entry(key).or_default().push((n, now_ms()));
                     Ok::<_, CallError>(input)
                 }
             })
@@ -198,8 +202,8 @@ async fn kill_in_turn(bed: &mut Bed) -> Result<()> {
     Ok(())
 }
 
-/// Every acknowledged key has one completed call that ran, and no call is open.
-async fn check_records(bed: &Bed, told: &Told) -> Result<()> {
+/// Every acknowledged key has one completed call that ran, and no call is open. Returns all records.
+async fn check_records(bed: &Bed, told: &Told) -> Result<Vec<CallRecord>> {
     let client = bed.client(0).await?;
     // What a killed hub left open is closed once its lease has run out, and nothing outlives its deadline.
     let started = Instant::now();
@@ -219,6 +223,7 @@ async fn check_records(bed: &Bed, told: &Told) -> Result<()> {
     }
     let mut records = client.subscribe(&ExportCalls::default()).await?;
     let mut ran: HashMap<String, u32> = HashMap::new();
+    let mut kept = Vec::new();
     while let Some(record) = records.next().await {
         let record = record?;
         if record.operation_id != "work.do" {
@@ -230,9 +235,10 @@ async fn check_records(bed: &Bed, told: &Told) -> Result<()> {
             let key = record.input.as_ref().and_then(|i: &Json| i.parse::<Value>().ok()).unwrap_or_default();
             *ran.entry(key["key"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
         }
+        kept.push(record);
     }
     for key in told.keys.lock().unwrap().iter() {
         ensure!(ran.get(key) == Some(&1), "{key} was acknowledged; its records: {:?}", ran.get(key));
     }
-    Ok(())
+    Ok(kept)
 }

@@ -39,6 +39,8 @@ impl Cluster {
     }
 
     async fn refresh_all(&self, hub: &Hub) -> Result<(), crate::CoreError> {
+        let directory = hub.directory();
+        let moment = directory.moment();
         let rows = hub.store().spokes().list().await?;
         let mut offered: HashMap<String, Vec<RegistrationRow>> = HashMap::new();
         for row in hub.store().spokes().registrations().await? {
@@ -47,11 +49,14 @@ impl Cluster {
         let known: HashSet<String> = rows.iter().map(|r| r.name.clone()).collect();
         for row in rows {
             let offers = offered.remove(&row.name).unwrap_or_default();
-            let _turn = hub.directory().turn(&row.name).await;
-            self.apply(hub, &row, offers);
+            // A spoke that has come here since must not be taken for the one that the row tells of.
+            match directory.turn_since(&row.name, &moment).await {
+                Some(_turn) => self.apply(hub, &row, offers),
+                None => self.refresh(hub, &row.name).await,
+            }
         }
-        for spoke in hub.directory().spokes().iter().filter(|s| !s.is_local() && !known.contains(&*s.name)) {
-            hub.directory().disconnect(spoke);
+        for spoke in directory.spokes().iter().filter(|s| !s.is_local() && !known.contains(&*s.name)) {
+            self.refresh(hub, &spoke.name).await;
         }
         Ok(())
     }
@@ -61,7 +66,12 @@ impl Cluster {
         let _turn = hub.directory().turn(name).await;
         let row = match hub.store().spokes().by_name(name).await {
             Ok(Some(row)) => row,
-            Ok(None) => return,
+            Ok(None) => {
+                if let Some(gone) = hub.directory().spoke(name).filter(|s| !s.is_local()) {
+                    hub.directory().disconnect(&gone);
+                }
+                return;
+            }
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "a spoke of another hub was not looked at");
                 return self.inner.stale.notify_one();
