@@ -25,6 +25,7 @@ use bytes::Bytes;
 use hub_protocol::ops::hub::HubItem;
 use hub_protocol::{CallId, ConnectionId, HubId};
 use hub_pubsub::{Bus, BusDelivery, Connectivity, Inbox};
+use hub_storage::Store;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -67,6 +68,8 @@ struct Inner {
     /// Calls of other hubs that run on this hub's spokes.
     relays: papaya::HashMap<CallId, Relayed>,
     lease: lease::Lease,
+    /// The lease must not run out because all connections of the hub to its store are busy.
+    store: Store,
     /// The directory may be out of date.
     stale: Notify,
 }
@@ -94,6 +97,7 @@ impl Cluster {
             links: Mutex::default(),
             relays: papaya::HashMap::new(),
             lease: lease::Lease::default(),
+            store: hub.store().apart().await?,
             stale: Notify::new(),
         };
         let cluster = Self { inner: Arc::new(inner) };
@@ -106,6 +110,7 @@ impl Cluster {
         hub.tasks().spawn("cluster inbox", self.clone().read(hub.clone(), inbox));
         hub.tasks().spawn("cluster beat", self.clone().beat(hub.clone()));
         hub.tasks().spawn("cluster lease", self.clone().keep_lease(hub.clone()));
+        hub.tasks().spawn("cluster recovery", self.clone().keep_recovering(hub.clone()));
         hub.tasks().spawn("cluster directory", self.clone().keep_directory(hub.clone()));
     }
 

@@ -90,8 +90,8 @@ struct Inner {
     /// `None` once closed.
     pool: Mutex<Option<Pool<AsyncPgConnection>>>,
     health: Arc<Health>,
-    address: String,
-    verb_timeout: Duration,
+    target: Arc<Target>,
+    options: PostgresOptions,
 }
 
 impl Postgres {
@@ -99,8 +99,16 @@ impl Postgres {
     pub(crate) async fn open(url: &str, options: PostgresOptions) -> Result<Self, StoreError> {
         let target = Arc::new(Target::parse(url, &options)?);
         migrate(Arc::clone(&target)).await?;
+        Self::connect(target, options).await
+    }
+
+    /// The same database by one other connection.
+    pub(crate) async fn apart(&self) -> Result<Self, StoreError> {
+        Self::connect(Arc::clone(&self.inner.target), PostgresOptions { pool: 1, ..self.inner.options.clone() }).await
+    }
+
+    async fn connect(target: Arc<Target>, options: PostgresOptions) -> Result<Self, StoreError> {
         let health = Arc::new(Health::default());
-        let address = target.address();
         let mut config = ManagerConfig::default();
         // No query at each check-out, which would halve the pool's speed, but a look whether it is open.
         config.recycling_method = RecyclingMethod::CustomFunction(Box::new(|conn: &mut AsyncPgConnection| {
@@ -109,9 +117,9 @@ impl Postgres {
             let outcome = if closed { Err(diesel::result::Error::BrokenTransactionManager) } else { Ok(()) };
             std::future::ready(outcome).boxed()
         }));
-        let watched = Arc::clone(&health);
+        let (watched, to) = (Arc::clone(&health), Arc::clone(&target));
         config.custom_setup = Box::new(move |_| {
-            let (target, health) = (Arc::clone(&target), Arc::clone(&watched));
+            let (target, health) = (Arc::clone(&to), Arc::clone(&watched));
             async move { health.connect(&target).await }.boxed()
         });
         let manager = AsyncDieselConnectionManager::new_with_config(String::new(), config);
@@ -123,14 +131,13 @@ impl Postgres {
             .build(manager)
             .await
             .map_err(|error| StoreError::Unavailable(error.into()))?;
-        let verb_timeout = options.statement_timeout.saturating_mul(3);
-        let inner = Arc::new(Inner { pool: Mutex::new(Some(pool)), health, address, verb_timeout });
+        let inner = Arc::new(Inner { pool: Mutex::new(Some(pool)), health, target, options });
         Ok(Self { appender: Appender::start(Arc::clone(&inner)), inner })
     }
 
     /// The server's address, without secrets.
-    pub(crate) fn address(&self) -> &str {
-        &self.inner.address
+    pub(crate) fn address(&self) -> String {
+        self.inner.target.address()
     }
 
     /// A connection for statements that need no transaction.
@@ -173,7 +180,7 @@ impl Inner {
     }
 
     async fn bounded<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        match tokio::time::timeout(self.verb_timeout, work).await {
+        match tokio::time::timeout(self.options.statement_timeout.saturating_mul(3), work).await {
             Ok(outcome) => outcome,
             Err(_) => Err(StoreError::timed_out()),
         }

@@ -51,6 +51,18 @@ impl Store {
         Ok(Self { backend: Backend::Postgres(Arc::new(Postgres::open(url, options).await?)) })
     }
 
+    /// The same database, on Postgres by one connection of its own: for what must not wait behind the verbs of others.
+    ///
+    /// # Errors
+    /// As [`Store::open_postgres`].
+    pub async fn apart(&self) -> Result<Self, StoreError> {
+        let backend = match &self.backend {
+            Backend::Sqlite(file) => Backend::Sqlite(Arc::clone(file)),
+            Backend::Postgres(database) => Backend::Postgres(Arc::new(database.apart().await?)),
+        };
+        Ok(Self { backend })
+    }
+
     /// Applies the migrations that a Postgres database lacks; returns their names, oldest first.
     ///
     /// # Errors

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use hub_protocol::ops::calls::ListCalls;
 use hub_protocol::{CallError, ErrorCode};
 use hub_spoke::{Client, RunningSpoke};
-use hub_testkit::eventually;
+use hub_testkit::{eventually, psql};
 use serde_json::{Value, json};
 
 use super::bed::Bed;
@@ -188,5 +189,35 @@ async fn the_loss_of_a_hub_is_seen_within_two_seconds() -> Result<()> {
     .await?;
     println!("its spoke was callable again after {:?}", killed.elapsed());
     ensure!(killed.elapsed() < Duration::from_secs(6), "{:?}", killed.elapsed());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_whose_connections_to_the_store_are_all_busy_keeps_its_spokes() -> Result<()> {
+    let bed = Bed::start(2).await?;
+    let _worker = where_is(&bed, 0, "worker", "work.where").await?;
+    let (here, there) = (bed.client(0).await?, bed.client(1).await?);
+    eventually("it is known", || async { Ok(asks(&there, "work.where").await.is_ok().then_some(())) }).await?;
+    let url = format!("postgres://postgres@127.0.0.1:{}/postgres", bed.postgres.port());
+    let locked = tokio::task::spawn_blocking(move || {
+        psql(&url, "BEGIN; LOCK TABLE calls IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(5); COMMIT")
+    });
+    // Each of them waits with a connection in its hand.
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..32 {
+        let here = here.clone();
+        waiting.spawn(async move { here.call(&ListCalls::default()).await });
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    while !locked.is_finished() {
+        let asked = Instant::now();
+        for client in [&here, &there] {
+            let answer = asks(client, "work.where").await;
+            ensure!(answer.is_ok(), "{answer:?} after {:?}", asked.elapsed());
+        }
+        ensure!(asked.elapsed() < Duration::from_secs(1), "two calls took {:?}", asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    locked.await??;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The hub's lease in the store, and what happens when one runs out.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hub_protocol::{CallError, ErrorCode, HubId, Json};
@@ -23,16 +24,18 @@ const TRUST: Duration = Duration::from_millis(1_500);
 const FENCED: Duration = Duration::from_secs(3);
 
 /// Renewals in a row before a hub takes others for lost: after an outage of the store they need time to renew theirs.
-const SETTLED: u32 = 8;
+const SETTLED: u64 = 8;
 
 /// How often hubs look for others whose lease has run out.
-const RECOVER_EVERY: u32 = 5;
+const RECOVER_EVERY: Duration = Duration::from_secs(2);
 
 /// When the lease was last asked for with success.
 #[derive(Default)]
 pub(super) struct Lease {
     asked_at: Mutex<Option<Instant>>,
     renewed: Notify,
+    /// Renewals in time since the last one that was not.
+    fresh: AtomicU64,
 }
 
 impl Cluster {
@@ -69,7 +72,7 @@ impl Cluster {
             renewed_at: Stamp::now(),
             remaining_ms: 0,
         };
-        let renewed = hub.store().hubs().renew(row, TTL).await?;
+        let renewed = self.inner.store.hubs().renew(row, TTL).await?;
         *self.inner.lease.asked_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(asked_at);
         self.inner.lease.renewed.notify_waiters();
         self.let_go(hub, &renewed.held);
@@ -79,7 +82,6 @@ impl Cluster {
     pub(super) async fn keep_lease(self, hub: Hub) {
         let mut tick = tokio::time::interval(BEAT);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let (mut round, mut fresh) = (0_u32, 0_u32);
         loop {
             tick.tick().await;
             let was_fenced = self.is_fenced();
@@ -90,13 +92,25 @@ impl Cluster {
                 Ok(Err(error)) => tracing::warn!(error = %chain(&error), "the hub's lease was not renewed"),
                 Err(_) => tracing::warn!("the hub's lease was not renewed in time"),
             }
-            round = round.wrapping_add(1);
-            fresh = if was_fenced || self.is_fenced() { 0 } else { fresh.saturating_add(1) };
-            if round.is_multiple_of(RECOVER_EVERY) && fresh > SETTLED {
-                match hub.store().hubs().dead().await {
-                    Ok(dead) => recover(hub.store(), &dead).await,
-                    Err(error) => tracing::warn!(error = %chain(&error), "lost hubs were not looked for"),
-                }
+            let fresh = &self.inner.lease.fresh;
+            if was_fenced || self.is_fenced() {
+                fresh.store(0, Ordering::Relaxed);
+            } else {
+                fresh.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Looks for hubs whose lease has run out; apart from the renewals, which must not wait for it.
+    pub(super) async fn keep_recovering(self, hub: Hub) {
+        loop {
+            tokio::time::sleep(RECOVER_EVERY).await;
+            if self.inner.lease.fresh.load(Ordering::Relaxed) <= SETTLED {
+                continue;
+            }
+            match hub.store().hubs().dead().await {
+                Ok(dead) => recover(hub.store(), &dead).await,
+                Err(error) => tracing::warn!(error = %chain(&error), "lost hubs were not looked for"),
             }
         }
     }
