@@ -29,4 +29,5 @@ mod spokes;
 mod sqlite;
 mod stalled;
 mod strict;
+mod tools;
 mod tree;

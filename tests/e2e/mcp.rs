@@ -1,4 +1,8 @@
-//! MCP, both ways, over real sockets: the endpoint, its doors, cancelling; `hub mcp` and `hub spoke mcp` as programs.
+//! MCP, both ways, over real sockets: the endpoint, its doors, cancelling; `hub mcp` and `hub spoke mcp` as programs;
+//! the official conformance suite and clients.
+
+mod clients;
+mod conformance;
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -17,6 +21,8 @@ use hub_testkit::{TestHub, binary, command, eventually};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+
+use crate::tools::{Program, Tool, python};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/mcp/fixtures.py");
 
@@ -224,22 +230,21 @@ async fn cancelling_reaches_the_leaves_in_both_kinds_of_revisions() -> Result<()
 }
 
 /// The command line as a child that serves until it is dropped.
-async fn offering(hub: &TestHub, name: &str, more: &[&str]) -> Result<tokio::process::Child> {
-    let url = hub.url();
-    let args = [&["spoke", "mcp", "--url", &url, "--name", name], more, &["--", "python3", FIXTURES]].concat();
+async fn offering(hub: &TestHub, python: &Tool, name: &str, more: &[&str]) -> Result<Program> {
+    let (url, program) = (hub.url(), python.program.display().to_string());
+    let args = [&["spoke", "mcp", "--url", &url, "--name", name], more, &["--", &program, FIXTURES]].concat();
     let mut command = command(binary("hub")?, hub.folder());
-    let mut child =
-        command.env("HUB_KEY", hub.admin_key()).args(args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let mut lines = BufReader::new(child.stdout.take().context("piped")?).lines();
-    let first = tokio::time::timeout(Duration::from_secs(20), lines.next_line()).await??;
-    ensure!(first.as_deref().is_some_and(|line| line.contains("offering")), "{first:?}");
-    Ok(child)
+    let mut offering = Program::start(command.env("HUB_KEY", hub.admin_key()).args(args).stderr(Stdio::null()))?;
+    let first = offering.line().await?;
+    ensure!(first.contains("offering"), "{first}");
+    Ok(offering)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_mcp_server_behind_nat_is_a_spoke() -> Result<()> {
+    let Some(python) = python().await? else { return Ok(()) };
     let hub = TestHub::start().await?;
-    let _child = offering(&hub, "far", &[]).await?;
+    let _child = offering(&hub, &python, "far", &[]).await?;
     let admin = hub.client().await?;
     let answer = admin.call_raw("client.far.mcp.test_simple_text", json!({})).await?;
     ensure!(answer.as_str().contains("simple text response"), "{}", answer.as_str());
@@ -255,10 +260,11 @@ async fn an_mcp_server_behind_nat_is_a_spoke() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tools_of_their_own_come_and_go() -> Result<()> {
+    let Some(python) = python().await? else { return Ok(()) };
     let hub = TestHub::start().await?;
     let client = client(&hub, hub.admin_key()).await?;
     let mut watched = client.watch();
-    let child = offering(&hub, "far", &["--as-tools"]).await?;
+    let child = offering(&hub, &python, "far", &["--as-tools"]).await?;
     let has = |all: &Arc<Vec<OperationSpec>>| all.iter().any(|spec| spec.name == "test_simple_text");
     tokio::time::timeout(Duration::from_secs(10), watched.wait_for(has)).await??;
     let answer = tool(&client, "test_simple_text", json!({})).await?;
