@@ -11,6 +11,7 @@ mod hidden;
 mod hostile;
 mod http;
 mod import;
+mod imports;
 mod key_ends;
 mod keyed;
 mod mcp;

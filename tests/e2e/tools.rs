@@ -27,9 +27,14 @@ impl Tool {
         command
     }
 
-    /// A file among the packages.
-    pub(crate) fn file(&self, path: &str) -> PathBuf {
-        Path::new(&self.packages).join(path)
+    /// The program as an argument.
+    pub(crate) fn program(&self) -> String {
+        self.program.display().to_string()
+    }
+
+    /// A file among the packages, as an argument.
+    pub(crate) fn file(&self, path: &str) -> String {
+        Path::new(&self.packages).join(path).display().to_string()
     }
 }
 
@@ -60,7 +65,8 @@ async fn tool(
 }
 
 pub(crate) async fn python() -> Result<Option<Tool>> {
-    let probe = "import websockets.asyncio.client, importlib.metadata as m; m.version('mcp'); m.version('schemathesis')";
+    let probe =
+        "import websockets.asyncio.client, importlib.metadata as m; m.version('mcp'); m.version('schemathesis')";
     tool("python", "PYTHONPATH", "py", &["python3", "python"], ["-c", probe]).await
 }
 

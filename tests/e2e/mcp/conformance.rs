@@ -14,8 +14,9 @@ const SUITE: &str = "@modelcontextprotocol/conformance";
 async fn conforms(revision: &str) -> Result<()> {
     let (Some(node), Some(python)) = (node().await?, python().await?) else { return Ok(()) };
     let hub = TestHub::start().await?;
-    let flags = ["--no-scope", "--as-tools", "--stream", "test_tool_with_progress"];
-    let _fixtures = super::offering(&hub, &python, "fixtures", &flags).await?;
+    let (flags, python) = (["--no-scope", "--as-tools", "--stream", "test_tool_with_progress"], python.program());
+    let program = ["--", &python, super::FIXTURES];
+    let _fixtures = super::offering(&hub, "fixtures", &[&flags[..], &program].concat()).await?;
     let here = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/mcp"));
     let key_file = hub.folder().join("admin.key");
     let mut proxy = node.command(hub.folder());
