@@ -76,14 +76,19 @@ async fn a_property_based_tester_finds_no_server_error() -> Result<()> {
     let Some(python) = python().await? else { return Ok(()) };
     let hub = TestHub::start().await?;
     let _shop = shop(&hub).await?;
+    let mut document = http(hub.address(), "GET", "/openapi.json", hub.admin_key(), &Value::Null).await?.json()?;
+    let paths = document["paths"].as_object_mut().context("paths")?;
+    for (path, item) in paths.iter_mut().filter(|(path, _)| path.starts_with("/api/operations/")) {
+        // All operations take the same headers, by the same code: they are tried out on some.
+        let some = path.contains("/hub.") || path.contains("/shop.");
+        let post = item.get_mut("post").and_then(Value::as_object_mut).filter(|_| !some);
+        post.and_then(|post| post.remove("parameters"));
+    }
+    let operations = paths.values().filter_map(Value::as_object).map(serde_json::Map::len).sum::<usize>();
+    std::fs::write(hub.folder().join("openapi.json"), document.to_string())?;
     let mut tester = python.command(hub.folder());
-    let hooks = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/http/cut_streams.py");
-    tester.env("SCHEMATHESIS_HOOKS", hooks).args([
-        "-m",
-        "schemathesis.cli",
-        "run",
-        &format!("{}/openapi.json", hub.url()),
-    ]);
+    tester.env("SCHEMATHESIS_HOOKS", concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/http/cut_streams.py"));
+    tester.args(["-m", "schemathesis.cli", "run", "openapi.json", "--url", &hub.url()]);
     tester.args(["--header", &format!("Authorization: Bearer {}", hub.admin_key())]);
     // A caller whose own deadline is over is told so by 504: not the tester's to choose.
     tester.args(["--header", "X-Hub-Deadline-Ms: 20000", "--request-timeout", "20"]);
@@ -95,9 +100,7 @@ async fn a_property_based_tester_finds_no_server_error() -> Result<()> {
     // It was let in, to the end, and has seen all.
     let count =
         |before: &str, after: &str| told.split_once(before)?.1.split_once(after)?.0.trim().parse::<usize>().ok();
-    let operations = hub.client().await?.call_raw("hub.list", serde_json::json!({ "limit": 200 })).await?;
-    let operations = operations.parse::<Value>()?["operations"].as_array().context("a list")?.len();
-    ensure!(count("Tested:", "\n") > Some(operations), "{told}");
+    ensure!(count("Tested:", "\n") == Some(operations), "{operations} {told}");
     ensure!(count("Test cases:\n", " generated") > Some(1_000), "{told}");
     hub.settled().await
 }
