@@ -3,24 +3,22 @@
 
 mod dialect;
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use dev_spoke::{Limits, RunningSpoke};
 use futures_util::StreamExt;
 use hub_protocol::ops::calls::{CallStatus, ListCalls};
 use hub_spoke::{AbortMode, Client, Subscription};
-use hub_testkit::{RawPeer, TestHub, binary, command, eventually, http, left_out, run};
+use hub_testkit::{RawPeer, TestHub, binary, command, eventually, http, run};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::Command;
+
+use crate::tools::{Program, Tool, node, python};
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
-const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/test-tools");
 
 /// A small project, offered by the dev spoke `laptop`.
 async fn project(hub: &TestHub) -> Result<(TempDir, RunningSpoke)> {
@@ -200,63 +198,6 @@ async fn dev_spoke_a_lost_caller_kills_the_command_with_its_grandchildren() -> R
     assert_eq!(error.code, "SPOKE_DISCONNECTED");
     dies(&pid).await?;
     hub.settled().await
-}
-
-/// A program from outside of cargo, with where its packages are.
-struct Tool {
-    program: PathBuf,
-    packages: OsString,
-}
-
-/// The tool as `cargo xtask test` hands it over, or else as found here; `None` when the run was told to do without.
-/// That it is missing fails the test.
-async fn tool(name: &str, programs: &[&str], probe: [&str; 2]) -> Result<Option<Tool>> {
-    let without = std::env::var_os("HUB_TEST_WITHOUT").unwrap_or_default();
-    if without.to_string_lossy().split(',').any(|left_out| left_out == name) {
-        left_out(&format!("this run does without {name}"));
-        return Ok(None);
-    }
-    let (upper, search) = (name.to_uppercase(), if name == "node" { "NODE_PATH" } else { "PYTHONPATH" });
-    let folder = format!("{TOOLS}/{}", if name == "node" { "node/node_modules" } else { "py" });
-    let packages = std::env::var_os(format!("HUB_TEST_{}", if name == "node" { "NODE_PATH" } else { "PYTHONPATH" }));
-    let packages = packages.unwrap_or_else(|| folder.into());
-    let given = std::env::var_os(format!("HUB_TEST_{upper}")).map(PathBuf::from);
-    for program in given.into_iter().chain(programs.iter().map(PathBuf::from)) {
-        let probe = Command::new(&program).args(probe).env(search, &packages).stderr(Stdio::null()).status().await;
-        if probe.is_ok_and(|status| status.success()) {
-            return Ok(Some(Tool { program, packages }));
-        }
-    }
-    bail!("no {name} with the packages that the examples need: `cargo xtask test` gets them, or takes --without {name}")
-}
-
-async fn python() -> Result<Option<Tool>> {
-    tool("python", &["python3", "python"], ["-c", "import websockets.asyncio.client"]).await
-}
-
-async fn node() -> Result<Option<Tool>> {
-    let probe = "require('ws'); process.features.typescript || require('amaro')";
-    tool("node", &["node", "nodejs"], ["-e", probe]).await
-}
-
-/// A program of an example that runs beside the test, and its output by lines.
-struct Program {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Program {
-    fn start(command: &mut Command) -> Result<Self> {
-        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().with_context(|| format!("cannot start {:?}", command.as_std()))?;
-        let lines = BufReader::new(child.stdout.take().context("output was asked for")?).lines();
-        Ok(Self { child, lines })
-    }
-
-    async fn line(&mut self) -> Result<String> {
-        let line = tokio::time::timeout(Duration::from_secs(15), self.lines.next_line()).await;
-        line.context("no line in time")??.context("the program has ended")
-    }
 }
 
 fn python_command(tool: &Tool, home: &Path, script: &str, hub: &TestHub, key: &str) -> Command {

@@ -1,5 +1,7 @@
 //! The HTTP face (protocol §8): every route, what it answers and how it fails.
 
+mod openapi;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};

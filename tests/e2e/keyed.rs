@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use futures_util::future::join_all;
@@ -297,4 +297,17 @@ async fn a_stored_result_outlives_a_restart_of_hub_and_spoke() -> Result<()> {
     assert_eq!(counting.runs(), 0);
     assert_eq!(keyed(&client, "count.up", "k", json!(2)).await.unwrap_err().code, "CONFLICT");
     hub.settled().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_of_the_hub_itself_is_not_kept_waiting_by_its_key() -> Result<()> {
+    let hub = TestHub::start().await?;
+    let client = hub.client().await?;
+    let began = Instant::now();
+    for limit in [1, 1, 2] {
+        let answer = keyed(&client, "hub.list", "again", json!({ "limit": limit })).await?;
+        assert_eq!(answer["operations"].as_array().map(Vec::len), Some(limit));
+    }
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    Ok(())
 }

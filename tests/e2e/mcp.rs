@@ -1,4 +1,9 @@
-//! MCP, both ways, over real sockets: the endpoint, its doors, cancelling; `hub mcp` and `hub spoke mcp` as programs.
+//! MCP, both ways, over real sockets: the endpoint, its doors, cancelling; `hub mcp` and `hub spoke mcp` as programs;
+//! the official conformance suite, clients and servers.
+
+mod clients;
+mod conformance;
+mod servers;
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -7,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures_util::stream;
-use hub_adapters::mcp::{McpClient, McpOptions, McpTarget};
+use hub_adapters::mcp::{Inherit, McpClient, McpOptions, McpTarget};
 use hub_adapters::net::NetPolicy;
 use hub_operations::Reply;
 use hub_protocol::ops::calls::{CallStatus, ListCalls};
@@ -18,7 +23,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/mcp/fixtures.py");
+use crate::tools::{Program, python};
+
+pub(crate) const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/mcp/fixtures.py");
 
 async fn spoke(hub: &TestHub) -> Result<RunningSpoke> {
     let mut secret = serde_json::from_value::<OperationSpec>(json!({
@@ -41,13 +48,13 @@ async fn spoke(hub: &TestHub) -> Result<RunningSpoke> {
     Ok(spoke.start().await?)
 }
 
-async fn client(hub: &TestHub, key: &str) -> Result<Arc<McpClient>> {
+pub(crate) async fn client(hub: &TestHub, key: &str) -> Result<Arc<McpClient>> {
     let url = format!("http://{}/mcp", hub.address());
     let target = McpTarget::Http { url, bearer: Some(key.to_owned().into()), policy: NetPolicy::private() };
     Ok(Arc::new(McpClient::connect(target, McpOptions::new("hub")).await?))
 }
 
-async fn tool(client: &McpClient, name: &str, input: Value) -> Result<Value, CallError> {
+pub(crate) async fn tool(client: &McpClient, name: &str, input: Value) -> Result<Value, CallError> {
     match client.call(name, input.into(), std::future::pending()).await? {
         Reply::Envelope(envelope) => Ok(envelope.parse::<Value>().expect("an envelope")["data"].clone()),
         _ => panic!("a tool answers an envelope"),
@@ -224,22 +231,22 @@ async fn cancelling_reaches_the_leaves_in_both_kinds_of_revisions() -> Result<()
 }
 
 /// The command line as a child that serves until it is dropped.
-async fn offering(hub: &TestHub, name: &str, more: &[&str]) -> Result<tokio::process::Child> {
+pub(crate) async fn offering(hub: &TestHub, name: &str, more: &[&str]) -> Result<Program> {
     let url = hub.url();
-    let args = [&["spoke", "mcp", "--url", &url, "--name", name], more, &["--", "python3", FIXTURES]].concat();
+    let args = [&["spoke", "mcp", "--url", &url, "--name", name], more].concat();
     let mut command = command(binary("hub")?, hub.folder());
-    let mut child =
-        command.env("HUB_KEY", hub.admin_key()).args(args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let mut lines = BufReader::new(child.stdout.take().context("piped")?).lines();
-    let first = tokio::time::timeout(Duration::from_secs(20), lines.next_line()).await??;
-    ensure!(first.as_deref().is_some_and(|line| line.contains("offering")), "{first:?}");
-    Ok(child)
+    let mut offering = Program::start(command.env("HUB_KEY", hub.admin_key()).args(args).stderr(Stdio::null()))?;
+    let first = offering.line().await?;
+    ensure!(first.contains("offering"), "{first}");
+    Ok(offering)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_mcp_server_behind_nat_is_a_spoke() -> Result<()> {
+    let Some(python) = python().await? else { return Ok(()) };
+    let python = python.program();
     let hub = TestHub::start().await?;
-    let _child = offering(&hub, "far", &[]).await?;
+    let _child = offering(&hub, "far", &["--", &python, FIXTURES]).await?;
     let admin = hub.client().await?;
     let answer = admin.call_raw("client.far.mcp.test_simple_text", json!({})).await?;
     ensure!(answer.as_str().contains("simple text response"), "{}", answer.as_str());
@@ -255,10 +262,12 @@ async fn an_mcp_server_behind_nat_is_a_spoke() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tools_of_their_own_come_and_go() -> Result<()> {
+    let Some(python) = python().await? else { return Ok(()) };
+    let python = python.program();
     let hub = TestHub::start().await?;
     let client = client(&hub, hub.admin_key()).await?;
     let mut watched = client.watch();
-    let child = offering(&hub, "far", &["--as-tools"]).await?;
+    let child = offering(&hub, "far", &["--as-tools", "--", &python, FIXTURES]).await?;
     let has = |all: &Arc<Vec<OperationSpec>>| all.iter().any(|spec| spec.name == "test_simple_text");
     tokio::time::timeout(Duration::from_secs(10), watched.wait_for(has)).await??;
     let answer = tool(&client, "test_simple_text", json!({})).await?;
@@ -277,7 +286,7 @@ async fn a_local_host_reaches_the_hub_over_stdio() -> Result<()> {
         program: program.display().to_string(),
         args: ["mcp", "--url", &hub.url()].map(str::to_owned).to_vec(),
         env: vec![("HUB_KEY".to_owned(), hub.admin_key().to_owned())],
-        env_remove: Vec::new(),
+        inherit: Inherit::Basics,
         cwd: None,
     };
     let client = McpClient::connect(target, McpOptions::new("hub")).await?;

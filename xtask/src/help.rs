@@ -31,12 +31,14 @@ cargo-nextest --locked`), else `cargo test`. Never stops at the first failure.
   cargo xtask test calls:: deadline   the tests whose names contain `calls::` or `deadline`
   cargo xtask test --without node     leave out what needs node, and say so
 
-Some tests talk to the hub from other languages. Their tools are found, or installed below target/test-tools/, and
-handed to the tests in these variables:
+Some tests talk to the hub from other languages. Their interpreters are found (Node 22 is installed where the one found
+is older), their packages are installed in pinned versions below target/test-tools/, and handed to the tests in these
+variables:
 
-  HUB_TEST_PYTHON      a python3               HUB_TEST_PYTHONPATH  its PYTHONPATH, with package `websockets`
-  HUB_TEST_NODE        a node                  HUB_TEST_NODE_PATH   its NODE_PATH, with packages `ws` and, where node
-                                                                    needs it, `amaro` (use require())
+  HUB_TEST_PYTHON      a python3, 3.10 or newer   HUB_TEST_PYTHONPATH  its PYTHONPATH: `websockets`, the client of MCP,
+                                                                       a validator and a tester of OpenAPI
+  HUB_TEST_NODE        a node, 22 or newer        HUB_TEST_NODE_PATH   its NODE_PATH: `ws`, `amaro`; clients, servers and
+                                                                       conformance suite of MCP; a validator of OpenAPI
   HUB_TEST_WITHOUT     what --without named, comma-separated; tests that need it print that they were left out
 
 Some need servers. A private Postgres and a private Redis (or Valkey) are started for the run, on free ports of the

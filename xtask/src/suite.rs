@@ -10,12 +10,14 @@ use crate::servers::Servers;
 use crate::tools;
 
 /// The end-to-end tests that are not run again on Postgres, by module, and why.
-const NOT_AGAIN: [(&str, &str); 5] = [
+const NOT_AGAIN: [(&str, &str); 7] = [
     ("sqlite", "what only SQLite has; the module says why"),
     ("cluster", "several hubs, which share a Postgres in the first run already"),
     ("import", "copies from one store to another, both its own"),
     ("nginx", "what a proxy passes on, whatever the store"),
     ("service", "what a service manager is told, whatever the store"),
+    ("mcp::conformance", "what MCP asks of its messages, whatever the store"),
+    ("mcp::servers", "what the official servers answer, whatever the store"),
 ];
 
 /// Names the store that the hubs of end-to-end tests run on, as in hub-testkit.

@@ -11,23 +11,23 @@ use crate::process::{command, output, root};
 /// Names the tools that `--without` gave up, comma-separated.
 pub(crate) const WITHOUT: &str = "HUB_TEST_WITHOUT";
 
-/// An interpreter with one package.
+/// An interpreter with packages.
 pub(crate) struct Tool {
     /// The word for `--without`.
     pub(crate) name: &'static str,
-    /// Programs to try, in this order.
+    /// Programs to try, in this order; `./` is the folder of the packages.
     programs: &'static [&'static str],
     /// Arguments that make it print its own absolute path.
     locate: [&'static str; 2],
-    /// Arguments that succeed if the package can be loaded, in a version that tests can use.
+    /// Arguments that succeed if the interpreter is new enough.
     probe: [&'static str; 2],
-    /// The interpreter's own variable for package folders.
-    search_path: &'static str,
+    /// Packages with their exact versions, as the installer takes them.
+    packages: &'static [&'static str],
     /// Folder of the packages below `target/test-tools/`.
     folder: &'static str,
     /// Variables that hand program and folder to the tests.
     variables: [&'static str; 2],
-    /// Makes the command that installs the package, from the interpreter and the folder.
+    /// Makes the command that installs into the folder, to be followed by the packages.
     install: fn(&Path, &Path) -> Command,
     /// How a person gets it.
     hint: &'static str,
@@ -39,21 +39,29 @@ pub(crate) const ALL: [Tool; 2] = [
         name: "python",
         programs: &["python3", "python"],
         locate: ["-c", "import sys; print(sys.executable)"],
-        // Both came with version 13; a distribution's older one is passed over.
-        probe: ["-c", "import websockets.asyncio.client, websockets.sync.client"],
-        search_path: "PYTHONPATH",
+        // For schemathesis and mcp.
+        probe: ["-c", "import sys; sys.exit(sys.version_info < (3, 10))"],
+        packages: &["websockets==17.4", "mcp==2.3.0", "openapi-spec-validator==0.9.0", "schemathesis==4.32.5"],
         folder: "py",
         variables: ["HUB_TEST_PYTHON", "HUB_TEST_PYTHONPATH"],
         install: pip_install,
-        hint: "install python3 with pip (apt-get install python3 python3-pip)",
+        hint: "install python3.10 or newer with pip (apt-get install python3 python3-pip)",
     },
     Tool {
         name: "node",
-        programs: &["node", "nodejs"],
+        programs: &["./node/bin/node", "node", "nodejs"],
         locate: ["-p", "process.execPath"],
-        // From 22.18 on node runs TypeScript by itself, before that with the package that it has built in since.
-        probe: ["-e", "require('ws'); process.features.typescript || require('amaro')"],
-        search_path: "NODE_PATH",
+        probe: ["-e", NODE_22],
+        packages: &[
+            "ws@8.23.0",
+            "amaro@1.2.1",
+            "@modelcontextprotocol/conformance@0.2.0-alpha.12",
+            "@modelcontextprotocol/client@2.4.0",
+            "@modelcontextprotocol/sdk@1.32.2",
+            "@modelcontextprotocol/server-everything@2026.8.31",
+            "@modelcontextprotocol/server-filesystem@2026.8.31",
+            "@seriousme/openapi-schema-validator@2.11.0",
+        ],
         folder: "node/node_modules",
         variables: ["HUB_TEST_NODE", "HUB_TEST_NODE_PATH"],
         install: npm_install,
@@ -61,18 +69,24 @@ pub(crate) const ALL: [Tool; 2] = [
     },
 ];
 
+/// Node 22, for the conformance suite of MCP; it also runs TypeScript, from 22.18 on by itself and before with `amaro`.
+const NODE_22: &str = "process.exit(parseInt(process.versions.node) < 22 ? 1 : 0)";
+
 fn pip_install(python: &Path, folder: &Path) -> Command {
     let mut pip = command(python);
     pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", "--retries", "2"]);
-    pip.args(["--upgrade", "--target"]).arg(folder).arg("websockets>=13");
+    pip.args(["--no-warn-conflicts", "--upgrade", "--target"]).arg(folder);
     pip
 }
 
-fn npm_install(_node: &Path, folder: &Path) -> Command {
+fn npm_install(node: &Path, folder: &Path) -> Command {
     let mut npm = command("npm");
     npm.args(["install", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=2", "--prefix"]);
     // npm adds `node_modules` by itself.
-    npm.arg(folder.parent().unwrap_or(folder)).args(["ws@8", "amaro@1"]);
+    npm.arg(folder.parent().unwrap_or(folder));
+    if output(command(node).args(["-e", NODE_22])).is_err() {
+        npm.arg("node@22.23.3");
+    }
     npm
 }
 
@@ -115,18 +129,29 @@ fn prepare_all(tools: &[Tool], without: &[String], below: &Path) -> Result<Vec<(
     Ok(variables)
 }
 
-/// Returns the interpreter, after making sure that it can load the package.
+/// Returns the interpreter, after making sure that it is new enough and has the packages.
 fn prepare_one(tool: &Tool, folder: &Path) -> Result<PathBuf> {
-    let located = tool.programs.iter().find_map(|program| output(command(program).args(tool.locate)).ok());
-    let Some(program) = located.map(|path| PathBuf::from(path.trim())) else {
+    let locate = || {
+        tool.programs.iter().find_map(|program| {
+            let program = program.strip_prefix("./").map_or_else(|| program.into(), |own| folder.join(own));
+            output(command(program).args(tool.locate)).ok().map(|path| PathBuf::from(path.trim()))
+        })
+    };
+    let Some(program) = locate() else {
         bail!("there is no program {}", tool.programs.join(" or "));
     };
-    let probe = || output(command(&program).args(tool.probe).env(tool.search_path, folder));
-    if probe().is_err() {
-        println!("installing what tests need from {} into {}", tool.name, folder.display());
-        output(&mut (tool.install)(&program, folder))?;
-        probe()?;
+    let probe = |program: &Path| output(command(program).args(tool.probe));
+    let (stamp, wanted) = (folder.join(".installed"), tool.packages.join("\n"));
+    let installed = std::fs::read_to_string(&stamp).is_ok_and(|packages| packages == wanted);
+    if installed && probe(&program).is_ok() {
+        return Ok(program);
     }
+    println!("installing what tests need from {} into {}", tool.name, folder.display());
+    output((tool.install)(&program, folder).args(tool.packages))?;
+    // It may have brought a newer one.
+    let program = locate().unwrap_or(program);
+    probe(&program)?;
+    std::fs::write(stamp, wanted)?;
     Ok(program)
 }
 

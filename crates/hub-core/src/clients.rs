@@ -103,6 +103,24 @@ impl Hub {
     }
 }
 
+/// Whether clients of this type become operations, below the client's name.
+#[must_use]
+pub fn brings_operations(row: &ClientRow) -> bool {
+    matches!(row.kind.as_str(), "mcp-server" | "openapi")
+}
+
+/// Id of the principal that offers a client's operations. No key has it: theirs have no such prefix.
+#[must_use]
+pub fn importer(client: &str) -> String {
+    format!("client/{client}")
+}
+
+/// Name of the spoke that offers a client's operations.
+#[must_use]
+pub fn import_spoke(client: &str) -> String {
+    format!("import-{client}")
+}
+
 /// Scopes that callers of a client's operations need.
 #[must_use]
 pub fn scopes_of(row: &ClientRow) -> Vec<String> {

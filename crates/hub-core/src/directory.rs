@@ -119,6 +119,14 @@ impl Directory {
         self.operations.pin().get(id).is_some_and(|o| o.pooled != pooled && !o.versions.is_empty())
     }
 
+    /// A spoke, other than the one of this name, that provides a pooled operation below this first segment.
+    pub(crate) fn pooled_below(&self, first: &str, except: &str) -> Option<Arc<str>> {
+        let operations = self.operations.pin();
+        let below = |o: &&Arc<Offered>| o.pooled && o.id.split('.').next() == Some(first);
+        let mut names = operations.values().filter(below).flat_map(|o| &o.versions).flat_map(|v| &v.providers);
+        names.find(|p| *p.spoke.name != *except).map(|p| Arc::clone(&p.spoke.name))
+    }
+
     /// Puts a spoke in place of an older connection of the same name, with what it offers, in one step per operation:
     /// an operation that both offer is never without a provider. Answers the older connection.
     pub(crate) fn connect(

@@ -52,7 +52,7 @@ mod tasks;
 mod topics;
 mod vault;
 
-pub use clients::{Connector, Tested, scopes_of};
+pub use clients::{Connector, Tested, brings_operations, import_spoke, importer, scopes_of};
 pub use cluster::ClusterOptions;
 pub use ctx::Ctx;
 pub use error::CoreError;

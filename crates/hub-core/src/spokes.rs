@@ -10,6 +10,7 @@ use hub_protocol::{CallError, ConnectionId, ErrorCode, Json, OperationSpec, Spok
 use hub_storage::{DefinitionRow, NewEvent, PreviousHolder, SpokeRow, Stamp, StoreError};
 use serde_json::{Value, json};
 
+use crate::clients::{brings_operations, importer};
 use crate::directory::{Offer, SpokeConnection, SpokeFacts, order_of};
 use crate::error::chain;
 use crate::hub::Hub;
@@ -38,6 +39,7 @@ impl Hub {
         // One registration of a name at a time; other names go on.
         let _turn = self.directory().turn(&params.name).await;
         self.check_holder(session, &params).await?;
+        self.check_clients(&session.principal().identity.id, &params.name, &params.operations, pooled).await?;
         let offers = self.offers(&params.operations, pooled, &params.spoke_type, &params.name)?;
         let peer = session.peer().cloned().ok_or(CoreError::NotASpoke("only a connection can register"))?;
         let (stored, holder) = self.store_spoke(session, &params, pooled, &offers).await?;
@@ -81,6 +83,7 @@ impl Hub {
         let stored = self.store().spokes().by_name(&spoke.name).await.map_err(CoreError::from)?;
         let stored = stored.ok_or(CoreError::NotFound { what: "spoke" })?;
         let pooled = stored.exposure == "pooled";
+        self.check_clients(&stored.owner, &spoke.name, specs, pooled).await?;
         let offers = self.offers(specs, pooled, &stored.spoke_type, &spoke.name)?;
         if spoke.names().len() + offers.len() > MAX_OPERATIONS {
             return Err(too_many());
@@ -166,6 +169,27 @@ impl Hub {
             refused.close(close::NAME_HELD, "a newer instance holds this name", true);
         });
         CoreError::Conflict(format!("a newer instance holds the spoke name {name:?}")).into()
+    }
+
+    /// Whether none of the pooled ids is below the name of a client that is imported: those are the import's alone.
+    async fn check_clients(
+        &self,
+        owner: &str,
+        spoke: &str,
+        specs: &[OperationSpec],
+        pooled: bool,
+    ) -> Result<(), CallError> {
+        let firsts: HashSet<&str> = specs.iter().filter_map(|spec| spec.namespace.split('.').next()).collect();
+        for first in firsts.into_iter().filter(|first| pooled && owner != importer(first)) {
+            let client = self.store().clients().by_name(first).await.map_err(CoreError::from)?;
+            if client.is_some_and(|client| brings_operations(&client)) {
+                return Err(CoreError::Conflict(format!(
+                    "spoke {spoke:?} can't offer operations below {first:?}: they belong to the imported client {first:?}"
+                ))
+                .into());
+            }
+        }
+        Ok(())
     }
 
     async fn store_spoke(

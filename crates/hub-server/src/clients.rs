@@ -22,7 +22,7 @@ pub(crate) struct Connect {
 impl Connector for Connect {
     fn test<'a>(&'a self, client: &'a OpenedClient) -> BoxFuture<'a, Result<Tested, String>> {
         async move {
-            if !adapt::brings_operations(&client.row) {
+            if !hub_core::brings_operations(&client.row) {
                 return adapt::reach(client).await;
             }
             let adapter = adapt::Adapter::connect(client, self.programs).await?;

@@ -1,9 +1,11 @@
 """The tools that MCP's conformance suite calls by name, as an MCP server on standard input and output.
 
 Offered through `hub spoke mcp --as-tools`, so that both sides of the hub are tested: its client and its server.
+Its own tool `wait` never answers; a UDP port given as argument is told that it was called, and cancelled.
 """
 import base64
 import json
+import socket
 import sys
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8DwHwAFBQIAX8jx0gAAAABJRU5ErkJggg=="
@@ -49,9 +51,15 @@ def send(message):
     sys.stdout.flush()
 
 
+def tell(what):
+    socket.socket(type=socket.SOCK_DGRAM).sendto(what.encode(), ("127.0.0.1", int(sys.argv[1])))
+
+
 def call(id, params):
     name = params["name"]
-    if name in ANSWERS:
+    if name == "wait":
+        tell("called")
+    elif name in ANSWERS:
         send({"id": id, "result": {"content": ANSWERS[name]}})
     elif name == "test_error_handling":
         text = "This tool intentionally returns an error for testing"
@@ -66,7 +74,7 @@ def call(id, params):
         send({"id": id, "error": {"code": -32602, "message": f"unknown tool {name}"}})
 
 
-names = [*ANSWERS, "test_error_handling", "test_tool_with_progress"]
+names = [*ANSWERS, "test_error_handling", "test_tool_with_progress", "wait"]
 tools = [{"name": n, "description": "A fixture.", "inputSchema": SCHEMA if n.startswith("json_schema") else OBJECT} for n in names]
 for line in sys.stdin:
     message = json.loads(line)
@@ -79,5 +87,7 @@ for line in sys.stdin:
         send({"id": id, "result": {"tools": tools}})
     elif method == "tools/call":
         call(id, message["params"])
+    elif method == "notifications/cancelled":
+        tell("cancelled")
     elif id is not None:
         send({"id": id, "error": {"code": -32601, "message": "no such method"}})

@@ -42,10 +42,10 @@ pub enum McpTarget {
         program: String,
         /// Its arguments.
         args: Vec<String>,
-        /// Variables of its environment beside those of this process.
+        /// Variables of its environment beside those that it inherits.
         env: Vec<(String, String)>,
-        /// Variables of this process that it must not see.
-        env_remove: Vec<OsString>,
+        /// What it sees of the environment of this process.
+        inherit: Inherit,
         /// Folder to run in.
         cwd: Option<PathBuf>,
     },
@@ -55,8 +55,17 @@ impl McpTarget {
     /// A program with arguments, otherwise as this process.
     #[must_use]
     pub fn child(program: impl Into<String>, args: Vec<String>) -> Self {
-        Self::Child { program: program.into(), args, env: Vec::new(), env_remove: Vec::new(), cwd: None }
+        Self::Child { program: program.into(), args, env: Vec::new(), inherit: Inherit::AllBut(Vec::new()), cwd: None }
     }
+}
+
+/// What a child sees of the environment of its parent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inherit {
+    /// All variables but these.
+    AllBut(Vec<OsString>),
+    /// What nearly every program needs and holds no secret: `PATH`, `HOME`, `LANG`, `TZ`, `TMPDIR`.
+    Basics,
 }
 
 /// Where a child's standard error goes.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use hub_adapters::mcp::{McpClient, McpOptions, McpTarget, StderrTo};
+use hub_adapters::mcp::{Inherit, McpClient, McpOptions, McpTarget, StderrTo};
 use hub_adapters::net::NetPolicy;
 use hub_protocol::ops::hub::Exposure;
 use hub_protocol::{AccessControl, check_operation_id};
@@ -188,7 +188,7 @@ fn target(args: &McpArgs, key: &str) -> Result<McpTarget> {
         program: program.clone(),
         args: rest.to_vec(),
         env: args.env.clone(),
-        env_remove: secret.map(|(name, _)| name).collect(),
+        inherit: Inherit::AllBut(secret.map(|(name, _)| name).collect()),
         cwd: args.cwd.clone(),
     })
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::secrets;
-use crate::clients::Tested;
+use crate::clients::{Tested, import_spoke};
 use crate::ctx::Ctx;
 use crate::ops::audit;
 use crate::{CoreError, Principal, redact};
@@ -155,7 +155,13 @@ fn check_free(ctx: &Ctx, name: &str) -> Result<(), CoreError> {
     if own || ["dev", "client", "imported"].contains(&name) || check_operation_id(&format!("{name}.x")).is_err() {
         return Err(CoreError::Conflict(format!("the names below {name:?} belong to the hub: choose another name")));
     }
-    Ok(())
+    // The spoke of a client that was deleted just now may not have gone yet.
+    match ctx.hub().directory().pooled_below(name, &import_spoke(name)) {
+        Some(spoke) => Err(CoreError::Conflict(format!(
+            "client {name:?} can't be made: spoke {spoke:?} offers operations below {name:?}"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// A configuration that fits its type; says where it does not.

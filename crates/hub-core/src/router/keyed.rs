@@ -179,6 +179,10 @@ impl Run {
 
     /// What is stored under the key once the call has ended; `None` frees the key, so that a retry runs again.
     pub(super) fn keyed_outcome(&self, key: &str, result: &Result<Json, CallError>) -> Option<KeyedOutcome> {
+        if !self.is_recorded() {
+            // Nobody could tell later what it has answered: its key is free with its end.
+            return None;
+        }
         let outcome = match result {
             Ok(envelope) => Outcome { response: Some(self.redacted_envelope(envelope)), error: None },
             // Nothing is known of the effect, or nothing happened: the retry decides.

@@ -137,6 +137,10 @@ impl Run {
         &self.terms.leash
     }
 
+    pub(super) fn is_recorded(&self) -> bool {
+        self.recording.is_on()
+    }
+
     pub(super) fn hold_key(&mut self, key: String) {
         self.key = Some(key);
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hub_adapters::mcp::{self, McpClient, McpOptions, McpTarget};
+use hub_adapters::mcp::{self, Inherit, McpClient, McpOptions, McpTarget};
 use hub_adapters::net::{self, ClientSettings, NetPolicy};
 use hub_adapters::openapi::{
     self, Apply, CallLimits, Credential, Document, KeyPlace, OpenApiClient, Options, SecretString, Url,
@@ -26,11 +26,6 @@ const REGISTRATION_ROOM: usize = 16 * 1024;
 pub(super) enum Adapter {
     Mcp(Arc<McpClient>),
     OpenApi(Arc<OpenApiClient>),
-}
-
-/// Whether clients of this type become operations.
-pub(super) fn brings_operations(row: &ClientRow) -> bool {
-    matches!(row.kind.as_str(), "mcp-server" | "openapi")
 }
 
 /// Changes of an adapter's operations.
@@ -117,7 +112,7 @@ async fn connect_mcp(client: &OpenedClient, programs: bool) -> Result<McpClient,
                 Ok::<_, String>((variable, value.unwrap_or_default()))
             };
             let env = config.env.into_iter().map(value).collect::<Result<Vec<_>, _>>()?;
-            McpTarget::Child { program, args: config.args, env, env_remove: Vec::new(), cwd: None }
+            McpTarget::Child { program, args: config.args, env, inherit: Inherit::Basics, cwd: None }
         }
         (None, None) => return Err("config needs either a url or a command".to_owned()),
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
 use hub_adapters::openapi::CallLimits;
-use hub_core::{Hub, Principal, Scrubber, Session};
+use hub_core::{Hub, Principal, Scrubber, Session, import_spoke, importer};
 use hub_operations::{
     Answer, Definition, Incoming, Items, Outbox, OutboxReader, Peer, PeerConfig, Registry, Reply, Responder, now_ms,
 };
@@ -44,7 +44,7 @@ impl Link {
     ) -> Result<Self, CallError> {
         let principal = Principal {
             identity: Arc::new(Identity {
-                id: format!("client/{client}"),
+                id: importer(client),
                 scopes: vec!["spoke".to_owned()],
                 ..Identity::default()
             }),
@@ -97,7 +97,7 @@ impl Drop for Link {
 
 fn registration(client: &str, registry: &Registry<CallLimits>) -> RegisterSpoke {
     RegisterSpoke {
-        name: format!("import-{client}"),
+        name: import_spoke(client),
         spoke_type: "import".to_owned(),
         operations: registry.specs(),
         instance_id: Uuid::new_v4(),

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hub_core::{Hub, Scrubber};
+use hub_core::{Hub, Scrubber, brings_operations};
 use hub_storage::{ClientRow, ClientState};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use super::adapt::{Adapter, brings_operations};
+use super::adapt::Adapter;
 use super::link::Link;
 
 /// How often the store is asked for changes made at other hubs, and leases are renewed.

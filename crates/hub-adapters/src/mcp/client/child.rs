@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader, ReadBuf};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio_util::task::TaskTracker;
 
-use super::{McpError, McpTarget, StderrTo};
+use super::{Inherit, McpError, McpTarget, StderrTo};
 
 /// Longest message of a child; a longer one ends the connection. A little below the SDK's own limit, above which it
 /// drops a message and lets the call wait.
@@ -38,14 +38,19 @@ pub(super) fn start(
     stderr: StderrTo,
     tasks: &TaskTracker,
 ) -> Result<(Running, Bounded, ChildStdin), McpError> {
-    let McpTarget::Child { program, args, env, env_remove, cwd } = target else {
+    let McpTarget::Child { program, args, env, inherit, cwd } = target else {
         return Err(broken("a URL", std::io::ErrorKind::InvalidInput));
     };
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
     command.stderr(if stderr == StderrTo::Inherit { Stdio::inherit() } else { Stdio::piped() });
-    for variable in env_remove {
-        command.env_remove(variable);
+    match inherit {
+        Inherit::AllBut(hidden) => hidden.iter().for_each(|variable| _ = command.env_remove(variable)),
+        Inherit::Basics => {
+            command.env_clear();
+            let value = |name| std::env::var_os(name).map(|value| (name, value));
+            command.envs(["PATH", "HOME", "LANG", "TZ", "TMPDIR"].into_iter().filter_map(value));
+        }
     }
     command.envs(env.iter().map(|(key, value)| (key, value)));
     if let Some(cwd) = cwd {
