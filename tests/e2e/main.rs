@@ -19,6 +19,7 @@ mod observe;
 mod process;
 mod resume;
 mod rights;
+mod search;
 mod secrets;
 mod service;
 mod shutdown;

@@ -8,6 +8,8 @@
 //! **Non-goals.** No mock of the project's own code.
 
 #[cfg(feature = "hub")]
+pub mod corpus;
+#[cfg(feature = "hub")]
 mod http;
 #[cfg(feature = "hub")]
 mod hub;
