@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 pub(crate) use away::Away;
 pub(crate) use choose::Lease;
-pub(crate) use search::SearchIndex;
+pub(crate) use search::{SearchIndex, is_below};
 pub(crate) use spoke::{SpokeConnection, SpokeFacts};
 
 /// One operation with all its versions, newest first.
@@ -216,11 +216,15 @@ impl Directory {
         let operations = self.operations.pin();
         let mut offered = operations.get(&id).map_or_else(|| Offered::new(&id), |o| Offered::clone(o));
         let before = offered.shown().map(|v| Arc::clone(&v.definition));
+        let was_active = offered.is_active();
         with(&mut offered);
+        let active = offered.is_active();
         // Only what is shown can be found by its words: another version may be for other eyes.
         let shown = offered.shown().map(|v| &v.definition);
         if let Some(shown) = shown.filter(|shown| before.is_none_or(|before| !Arc::ptr_eq(shown, &before))) {
-            self.words.put(shown.spec());
+            self.words.put(shown.spec(), active);
+        } else if active != was_active {
+            self.words.set_active(&id, active);
         }
         operations.insert(id, Arc::new(offered));
         self.changes.send_modify(|count| *count += 1);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use hub_protocol::OperationSpec;
+use hub_protocol::{AccessControl, OperationSpec};
 use serde_json::Value;
 
 use words::{stems, synonyms, wanted};
@@ -42,12 +42,19 @@ struct Entries {
     operations: Vec<Entry>,
     /// Places in `operations`.
     places: HashMap<Arc<str>, u32>,
+    /// Rules of access, each once: asked once per search, they answer for thousands of operations.
+    rules: Vec<AccessControl>,
+    /// Places in `rules`, by their text.
+    rule_places: HashMap<String, usize>,
     /// Where each word stands, and what it counts for there.
     words: BTreeMap<Arc<str>, Vec<(u32, f32)>>,
 }
 
 struct Entry {
     id: Arc<str>,
+    /// Whether anybody provides it.
+    active: bool,
+    rule: usize,
     words: Vec<Arc<str>>,
 }
 
@@ -56,16 +63,40 @@ type Found = Vec<(u32, f32)>;
 
 impl SearchIndex {
     /// Takes in an operation, in place of what was known of it.
-    pub(crate) fn put(&self, spec: &OperationSpec) {
-        let (id, words) = (spec.id(), words_of(spec));
-        self.0.write().unwrap_or_else(PoisonError::into_inner).put(id.into(), words);
+    pub(crate) fn put(&self, spec: &OperationSpec, active: bool) {
+        let words = words_of(spec);
+        let mut entries = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let rule = entries.rule(&spec.access_control);
+        entries.put(Entry { id: spec.id().into(), active, rule, words: Vec::new() }, words);
     }
 
-    /// Ids that fit best, with how well. Only operations that `seen` lets through have a part in it: nobody can tell by
-    /// a score that there are others.
-    pub(crate) fn find(&self, query: &str, limit: usize, seen: impl Fn(&str) -> bool) -> Vec<(Arc<str>, f32)> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).find(query.trim(), limit, seen)
+    /// Whether anybody provides it now.
+    pub(crate) fn set_active(&self, id: &str, active: bool) {
+        let mut entries = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = entries.places.get(id).copied() {
+            entries.operations[place as usize].active = active;
+        }
     }
+
+    /// Ids in a namespace that fit best, with how well. Only operations with a rule that `may` lets through have a part
+    /// in it: nobody can tell by a score that there are others.
+    pub(crate) fn find(
+        &self,
+        query: &str,
+        namespace: Option<&str>,
+        limit: usize,
+        may: impl Fn(&AccessControl) -> bool,
+    ) -> Vec<(Arc<str>, f32)> {
+        let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let may: Vec<bool> = entries.rules.iter().map(may).collect();
+        let seen = |entry: &Entry| entry.active && may[entry.rule] && is_below(&entry.id, namespace);
+        entries.find(query.trim(), limit, seen)
+    }
+}
+
+/// Whether an id is in a namespace or in one below it.
+pub(crate) fn is_below(id: &str, namespace: Option<&str>) -> bool {
+    namespace.is_none_or(|n| id.strip_prefix(n).is_some_and(|rest| rest.starts_with('.')))
 }
 
 /// Each word of an operation with the most that it counts for.
@@ -90,14 +121,25 @@ fn words_of(spec: &OperationSpec) -> HashMap<String, f32> {
 }
 
 impl Entries {
-    fn put(&mut self, id: Arc<str>, words: HashMap<String, f32>) {
+    fn rule(&mut self, rule: &AccessControl) -> usize {
+        let text = serde_json::to_string(rule).unwrap_or_default();
+        *self.rule_places.entry(text).or_insert_with(|| {
+            self.rules.push(rule.clone());
+            self.rules.len() - 1
+        })
+    }
+
+    fn put(&mut self, new: Entry, words: HashMap<String, f32>) {
         let next = u32::try_from(self.operations.len()).unwrap_or(u32::MAX);
-        let place = *self.places.entry(Arc::clone(&id)).or_insert(next);
-        if place == next {
-            self.operations.push(Entry { id, words: Vec::new() });
-        }
-        let entry = &mut self.operations[place as usize];
-        for word in entry.words.drain(..) {
+        let place = *self.places.entry(Arc::clone(&new.id)).or_insert(next);
+        let older = match self.operations.get_mut(place as usize) {
+            Some(entry) => std::mem::replace(entry, new).words,
+            None => {
+                self.operations.push(new);
+                Vec::new()
+            }
+        };
+        for word in older {
             if let Some(standing) = self.words.get_mut(&word) {
                 standing.retain(|(other, _)| *other != place);
                 if standing.is_empty() {
@@ -109,11 +151,11 @@ impl Entries {
             let word =
                 self.words.get_key_value(word.as_str()).map_or_else(|| word.into(), |(word, _)| Arc::clone(word));
             self.words.entry(Arc::clone(&word)).or_default().push((place, weight));
-            entry.words.push(word);
+            self.operations[place as usize].words.push(word);
         }
     }
 
-    fn find(&self, query: &str, limit: usize, seen: impl Fn(&str) -> bool) -> Vec<(Arc<str>, f32)> {
+    fn find(&self, query: &str, limit: usize, seen: impl Fn(&Entry) -> bool) -> Vec<(Arc<str>, f32)> {
         let count = self.operations.len();
         let mut search = Search { entries: self, seen, verdicts: vec![None; count], best: vec![0.0; count] };
         let words: Vec<Found> = wanted(query).iter().map(|word| search.places_of(word)).collect();
@@ -173,7 +215,7 @@ struct Search<'a, S> {
     best: Vec<f32>,
 }
 
-impl<S: Fn(&str) -> bool> Search<'_, S> {
+impl<S: Fn(&Entry) -> bool> Search<'_, S> {
     fn places_of(&mut self, word: &str) -> Found {
         let entries = self.entries;
         let mut places = Vec::new();
@@ -211,7 +253,7 @@ impl<S: Fn(&str) -> bool> Search<'_, S> {
     fn note(&mut self, standing: &[(u32, f32)], share: f32, places: &mut Vec<u32>) {
         for (place, weight) in standing {
             let at = *place as usize;
-            if *self.verdicts[at].get_or_insert_with(|| (self.seen)(&self.entries.operations[at].id)) {
+            if *self.verdicts[at].get_or_insert_with(|| (self.seen)(&self.entries.operations[at])) {
                 if self.best[at] == 0.0 {
                     places.push(*place);
                 }
@@ -230,12 +272,12 @@ mod tests {
 
     fn index() -> SearchIndex {
         let index = SearchIndex::default();
-        [ListSpokes::spec(), RegisterSpoke::spec(), WhoAmI::spec()].iter().for_each(|spec| index.put(spec));
+        [ListSpokes::spec(), RegisterSpoke::spec(), WhoAmI::spec()].iter().for_each(|spec| index.put(spec, true));
         index
     }
 
-    fn ids(index: &SearchIndex, query: &str, seen: impl Fn(&str) -> bool) -> Vec<String> {
-        index.find(query, 10, seen).into_iter().map(|(id, _)| id.to_string()).collect()
+    fn ids(index: &SearchIndex, query: &str) -> Vec<String> {
+        index.find(query, None, 10, |_| true).into_iter().map(|(id, _)| id.to_string()).collect()
     }
 
     #[test]
@@ -250,21 +292,21 @@ mod tests {
             ("max in flight", "hub.register"),
             ("identity scopes", "hub.whoami"),
         ] {
-            assert_eq!(ids(&index(), query, |_| true)[0], id, "{query}");
+            assert_eq!(ids(&index(), query)[0], id, "{query}");
         }
         for nothing in ["", "...", "zzzz", "\u{1F980}"] {
-            assert!(ids(&index(), nothing, |_| true).is_empty(), "{nothing}");
+            assert!(ids(&index(), nothing).is_empty(), "{nothing}");
         }
     }
 
     #[test]
     fn what_may_not_be_seen_has_no_part_in_a_search() {
         let without = SearchIndex::default();
-        [ListSpokes::spec(), WhoAmI::spec()].iter().for_each(|spec| without.put(spec));
+        [ListSpokes::spec(), WhoAmI::spec()].iter().for_each(|spec| without.put(spec, true));
         // The last one is written right in the hidden operation alone.
         for query in ["spokes you", "registers a spoke", "hub", "regostration"] {
-            let hidden = index().find(query, 10, |id| id != "hub.register");
-            assert_eq!(hidden, without.find(query, 10, |_| true), "{query}");
+            let hidden = index().find(query, None, 10, |rule| rule.required_scopes != ["spoke"]);
+            assert_eq!(hidden, without.find(query, None, 10, |_| true), "{query}");
         }
     }
 
@@ -272,9 +314,11 @@ mod tests {
     fn a_changed_operation_is_found_by_its_new_words_alone() {
         let index = index();
         let changed = OperationSpec { description: "Sings a melody.".into(), ..WhoAmI::spec() };
-        index.put(&changed);
-        assert_eq!(ids(&index, "melodies", |_| true), ["hub.whoami"]);
-        assert!(!ids(&index, "identity", |_| true).contains(&"hub.whoami".to_owned()));
-        assert_eq!(ids(&index, "hub", |_| true).len(), 3);
+        index.put(&changed, true);
+        assert_eq!(ids(&index, "melodies"), ["hub.whoami"]);
+        assert!(!ids(&index, "identity").contains(&"hub.whoami".to_owned()));
+        assert_eq!(ids(&index, "hub").len(), 3);
+        index.set_active("hub.whoami", false);
+        assert!(ids(&index, "melodies").is_empty());
     }
 }

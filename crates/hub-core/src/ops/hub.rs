@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use hub_operations::{Definition, RegistryBuilder, Reply};
+use hub_operations::{Definition, RegistryBuilder, Reply, access};
 use hub_protocol::ops::Operation;
 use hub_protocol::ops::hub::{
     CallOperation, CallerIdentity, DrainSpoke, DrainingSpoke, FoundOperations, GetSchemas, GetStatus, HeartbeatSeen,
@@ -9,12 +9,12 @@ use hub_protocol::ops::hub::{
     SearchOperations, SpokeHeartbeat, SpokeItem, SpokeStatus, Spokes, UnregisterOperations, UnregisteredOperations,
     UpdateOperations, UpdatedOperations, WhoAmI,
 };
-use hub_protocol::{CallError, CallId, CallRequested, Json, OperationSpec};
+use hub_protocol::{AccessControl, CallError, CallId, CallRequested, Json, OperationSpec};
 use hub_storage::{SpokeRow, Stamp};
 
 use crate::CoreError;
 use crate::ctx::Ctx;
-use crate::directory::{SpokeConnection, item_of};
+use crate::directory::{SpokeConnection, is_below, item_of};
 
 pub(super) fn register(builder: RegistryBuilder<Ctx>) -> RegistryBuilder<Ctx> {
     builder
@@ -108,22 +108,15 @@ async fn list(ctx: Ctx, params: ListOperations) -> Result<OperationPage, CallErr
 
 async fn search(ctx: Ctx, params: SearchOperations) -> Result<FoundOperations, CallError> {
     let (registry, directory) = (ctx.hub().registry(), ctx.hub().directory());
-    let seen = |id: &str| {
-        is_below(id, params.namespace.as_deref())
-            && match registry.get(id) {
-                Some(own) => own.definition().is_visible_to(ctx.caller()),
-                None => directory.get(id).is_some_and(|o| o.is_active() && o.is_visible_to(ctx.caller())),
-            }
-    };
     let limit = params.limit.unwrap_or(10) as usize;
     let item = |(id, score): (Arc<str>, f32)| {
         let own = registry.get(&id).map(|e| own_item(e.definition()));
         let item = own.or_else(|| directory.get(&id).and_then(|o| o.item()))?;
         Some(OperationItem { score: Some(score.into()), ..item })
     };
-    Ok(FoundOperations {
-        operations: directory.words().find(&params.query, limit, seen).into_iter().filter_map(item).collect(),
-    })
+    let may = |rule: &AccessControl| access::is_visible(rule, ctx.caller());
+    let found = directory.words().find(&params.query, params.namespace.as_deref(), limit, may);
+    Ok(FoundOperations { operations: found.into_iter().filter_map(item).collect() })
 }
 
 /// All operations that the caller may call.
@@ -134,10 +127,6 @@ fn visible(ctx: &Ctx, namespace: Option<&str>) -> Vec<OperationItem> {
     let offered = ctx.hub().directory().visible(ctx.caller());
     items.extend(offered.iter().filter(|o| is_below(&o.id, namespace)).filter_map(|o| o.item()));
     items
-}
-
-fn is_below(id: &str, namespace: Option<&str>) -> bool {
-    namespace.is_none_or(|n| id.strip_prefix(n).is_some_and(|rest| rest.starts_with('.')))
 }
 
 fn own_item(definition: &Definition) -> OperationItem {
