@@ -23,6 +23,7 @@ mod report;
 mod shared;
 mod stats;
 mod table;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -42,6 +43,9 @@ fn start() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     if std::env::args().nth(1).as_deref() == Some(relay::COMMAND) {
         return runtime.block_on(relay::serve());
+    }
+    if std::env::args().nth(1).as_deref() == Some(tools::COMMAND) {
+        return tools::serve();
     }
     let options = args::Options::read();
     if options.list {

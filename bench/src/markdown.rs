@@ -49,9 +49,9 @@ pub(crate) fn page(report: &Report) -> String {
 }
 
 fn section(out: &mut String, section: &Section) {
-    let rows: Vec<[String; 10]> = section.figures.iter().map(cells).collect();
+    let rows: Vec<[String; 11]> = section.figures.iter().map(cells).collect();
     let columns: Vec<usize> = (0..HEADS.len()).filter(|c| rows.iter().any(|row| !row[*c].is_empty())).collect();
-    let line = |row: &[String; 10]| {
+    let line = |row: &[String; 11]| {
         let parts: Vec<&str> = columns.iter().map(|c| row[*c].as_str()).collect();
         format!("| {} |\n", parts.join(" | "))
     };

@@ -2,15 +2,18 @@
 
 mod abort;
 mod cluster;
+mod faces;
 mod failover;
 mod http;
 mod import;
+mod imported;
 mod memory;
 mod pair;
 mod postgres;
 mod recorder;
 mod rig;
 mod routed;
+mod search;
 mod soak;
 mod start;
 mod streams;
@@ -33,10 +36,13 @@ pub(crate) struct Measure {
 }
 
 /// All measures, in the order they run.
-pub(crate) const ALL: [Measure; 11] = [
+pub(crate) const ALL: [Measure; 14] = [
     Measure { name: "routed", about: "calls from spoke A through the hub to spoke B: latency and calls a second" },
     Measure { name: "streams", about: "items a second of subscriptions through the hub" },
     Measure { name: "http", about: "calls a second over HTTP, items a second over SSE" },
+    Measure { name: "faces", about: "the same call over WebSocket, HTTP and MCP" },
+    Measure { name: "search", about: "latency of searches among 10,000 operations" },
+    Measure { name: "imported", about: "time and memory per 1,000 operations of OpenAPI documents and MCP servers" },
     Measure { name: "abort", about: "time until an abort has reached a whole call tree" },
     Measure { name: "recorder", about: "call records a second, by the store alone and behind the hub" },
     Measure { name: "memory", about: "bytes of the hub per idle spoke" },
@@ -80,6 +86,9 @@ async fn one(bench: &Bench<'_>, name: &str) -> Result<Section> {
         "routed" => routed::run(bench).await,
         "streams" => streams::run(bench).await,
         "http" => http::run(bench).await,
+        "faces" => faces::run(bench).await,
+        "search" => search::run(bench).await,
+        "imported" => imported::run(bench).await,
         "abort" => abort::run(bench).await,
         "recorder" => recorder::run(bench).await,
         "memory" => memory::run(bench).await,

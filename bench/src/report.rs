@@ -21,8 +21,9 @@ pub(crate) struct Figure {
     pub(crate) runs: Vec<f64>,
     /// Processor time of the servers per call or item, in microseconds.
     pub(crate) cpu: Option<f64>,
-    /// Times slower than the relay, than one hub and than NATS.
+    /// Times slower than the relay, than a WebSocket, than one hub and than NATS.
     pub(crate) to_relay: Option<f64>,
+    pub(crate) to_socket: Option<f64>,
     pub(crate) to_one: Option<f64>,
     pub(crate) to_nats: Option<f64>,
     /// What is aimed at.
@@ -36,20 +37,23 @@ pub(crate) struct Aim {
     pub(crate) nats: Option<f64>,
     /// The least that is aimed at, in the figure's unit.
     pub(crate) least: Option<f64>,
+    /// The most that is aimed at, in the figure's unit.
+    pub(crate) most: Option<f64>,
 }
 
 /// Names of the systems that others are compared to.
 pub(crate) const RELAY: &str = "bare relay";
 pub(crate) const NATS: &str = "nats-server";
+pub(crate) const SOCKET: &str = "WebSocket";
 pub(crate) const ONE_HUB: &str = "one hub";
 /// Where there are two nodes, hubs are compared to these.
 pub(crate) const NATS_PAIR: &str = "nats-server, two nodes";
 
 impl Figure {
     pub(crate) fn new(case: impl Into<String>, system: &'static str, unit: &'static str, better: Better) -> Self {
-        let (to_relay, to_one, to_nats, cpu) = (None, None, None, None);
+        let (to_relay, to_socket, to_one, to_nats, cpu) = (None, None, None, None, None);
         let (case, runs, aim) = (case.into(), Vec::new(), Aim::default());
-        Self { case, system, unit, better, runs, cpu, to_relay, to_one, to_nats, aim }
+        Self { case, system, unit, better, runs, cpu, to_relay, to_socket, to_one, to_nats, aim }
     }
 
     /// A figure of one value.
@@ -76,7 +80,8 @@ impl Figure {
     pub(crate) fn verdict(&self) -> Option<bool> {
         let reached = |aim: Option<f64>, ratio: Option<f64>| Some(ratio? <= aim?);
         let least = self.aim.least.map(|least| self.median() >= least);
-        let parts = [reached(self.aim.relay, self.to_relay), reached(self.aim.nats, self.to_nats), least];
+        let most = self.aim.most.map(|most| self.median() <= most);
+        let parts = [reached(self.aim.relay, self.to_relay), reached(self.aim.nats, self.to_nats), least, most];
         parts.into_iter().flatten().reduce(|a, b| a && b)
     }
 }
@@ -106,7 +111,8 @@ impl Section {
                     all.iter().find(|f| f.case == figure.case && f.unit == figure.unit && f.system == system)?;
                 (figure.system != system).then(|| figure.slower_than(other))?
             };
-            (figure.to_relay, figure.to_one, figure.to_nats) = (of(RELAY), of(ONE_HUB), of(nats));
+            (figure.to_relay, figure.to_socket, figure.to_one, figure.to_nats) =
+                (of(RELAY), of(SOCKET), of(ONE_HUB), of(nats));
         }
         self
     }
@@ -117,8 +123,8 @@ impl Section {
             .iter()
             .map(|f| {
                 json!({ "case": f.case, "system": f.system, "unit": f.unit, "median": f.median(), "runs": f.runs,
-                    "serverCpuMicros": f.cpu, "timesRelay": f.to_relay, "timesOneHub": f.to_one, "timesNats": f.to_nats,
-                    "reached": f.verdict() })
+                    "serverCpuMicros": f.cpu, "timesRelay": f.to_relay, "timesSocket": f.to_socket, "timesOneHub": f.to_one,
+                    "timesNats": f.to_nats, "reached": f.verdict() })
             })
             .collect();
         json!({ "name": self.name, "title": self.title, "figures": figures, "missing": self.missing })

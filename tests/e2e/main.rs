@@ -20,6 +20,7 @@ mod observe;
 mod process;
 mod resume;
 mod rights;
+mod search;
 mod secrets;
 mod service;
 mod shutdown;

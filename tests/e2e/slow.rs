@@ -39,7 +39,9 @@ impl Hub {
         let flood = big.clone();
         let spoke = Spoke::builder(&process.url(), &key, "source")
             .spoke_type("compute")
-            .query("demo.big", "A large answer.", move |_, _: Value| std::future::ready(Ok::<_, CallError>(big.clone())))
+            .query("demo.big", "A large answer.", move |_, _: Value| {
+                std::future::ready(Ok::<_, CallError>(big.clone()))
+            })
             .query("demo.small", "A short answer.", |_, _: Value| async { Ok::<_, CallError>("x") })
             .stream("demo.flood", "Never ends.", move |_, _: Value| {
                 std::future::ready(Ok::<_, CallError>(stream::repeat(Ok::<_, CallError>(flood.clone()))))

@@ -57,19 +57,34 @@ impl Connection {
     }
 }
 
-fn post(operation: &str, key: &str, input: &str, accept: &str) -> Vec<u8> {
-    let length = input.len();
+fn post(path: &str, key: &str, body: &str, headers: &str) -> Vec<u8> {
+    let length = body.len();
     format!(
-        "POST /api/operations/{operation} HTTP/1.1\r\nhost: hub\r\nauthorization: Bearer {key}\r\naccept: {accept}\r\n\
-         content-type: application/json\r\ncontent-length: {length}\r\n\r\n{input}"
+        "POST {path} HTTP/1.1\r\nhost: hub\r\nauthorization: Bearer {key}\r\n{headers}\
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
     )
     .into_bytes()
 }
 
-/// Calls one after the other on one connection until the window is over.
-pub(crate) async fn call(address: SocketAddr, key: &str, operation: &str, window: Window) -> Result<Tally> {
+/// The request of a call.
+pub(crate) fn operation(operation: &str, key: &str) -> Vec<u8> {
+    post(&format!("/api/operations/{operation}"), key, frame::INPUT, "accept: application/json\r\n")
+}
+
+/// The request of a call by MCP's tool `call`, in the revision without sessions.
+pub(crate) fn tool(operation: &str, key: &str) -> Vec<u8> {
+    let input = frame::INPUT;
+    let body = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"call","arguments":{{"operationId":"{operation}","input":{input}}},"_meta":{{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{{"name":"bench","version":"1"}},"io.modelcontextprotocol/clientCapabilities":{{}}}}}}}}"#
+    );
+    let headers = "accept: application/json, text/event-stream\r\nmcp-protocol-version: 2026-07-28\r\n\
+                   mcp-method: tools/call\r\nmcp-name: call\r\n";
+    post("/mcp", key, &body, headers)
+}
+
+/// Sends a request again and again on one connection until the window is over.
+pub(crate) async fn call(address: SocketAddr, request: Vec<u8>, window: Window) -> Result<Tally> {
     let mut connection = Connection::open(address).await?;
-    let request = post(operation, key, frame::INPUT, "application/json");
     let mut tally = Tally::new(window);
     loop {
         let sent = Instant::now();
@@ -78,15 +93,16 @@ pub(crate) async fn call(address: SocketAddr, key: &str, operation: &str, window
         }
         connection.stream.write_all(&request).await?;
         let (status, body) = connection.response().await?;
-        anyhow::ensure!(status == 200, "HTTP {status}: {body:.300}");
         tally.note(sent, Instant::now());
+        anyhow::ensure!(status == 200 && !body.contains(r#""isError":true"#), "HTTP {status}: {body:.300}");
     }
 }
 
 /// Subscribes over SSE and counts items until the window is over.
 pub(crate) async fn subscribe(address: SocketAddr, key: &str, operation: &str, window: Window) -> Result<Tally> {
     let mut connection = Connection::open(address).await?;
-    connection.stream.write_all(&post(operation, key, r#"{"n":0}"#, "text/event-stream")).await?;
+    let path = format!("/api/operations/{operation}");
+    connection.stream.write_all(&post(&path, key, r#"{"n":0}"#, "accept: text/event-stream\r\n")).await?;
     let mut tally = Tally::new(window);
     loop {
         connection.fill().await?;

@@ -60,7 +60,7 @@ async fn turns(
                 if sse {
                     http::subscribe(address, &key, operation, window).await
                 } else {
-                    http::call(address, &key, operation, window).await
+                    http::call(address, http::operation(operation, &key), window).await
                 }
             });
         }

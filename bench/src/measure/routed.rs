@@ -152,7 +152,7 @@ fn figures(system: System, shape: Shape, mut turns: Vec<Turn>) -> Vec<Figure> {
     // Only what the issue aims at: a query through clients that cost the same on both sides.
     let aimed = system == System::Query;
     let nats = (aimed && in_flight == 64).then_some(AIM.1);
-    let aim = Aim { relay: aimed.then_some(AIM.0), nats, least: None };
+    let aim = Aim { relay: aimed.then_some(AIM.0), nats, ..Aim::default() };
     if in_flight > 1 {
         let case =
             format!("{in_flight} in flight over {lanes} {}", if lanes == 1 { "connection" } else { "connections" });

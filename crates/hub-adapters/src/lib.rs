@@ -3,3 +3,4 @@
 pub mod mcp;
 pub mod net;
 pub mod openapi;
+pub mod process;

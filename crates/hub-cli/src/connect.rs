@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 use hub_protocol::ops::Operation;
-use hub_spoke::{Client, ConnectError, ConnectionState, ErrorCode, Json, Subscription};
+use hub_spoke::local::{data_folder, is_local};
+use hub_spoke::{Client, ConnectionState, ErrorCode, Json, Subscription};
 
 use crate::failure::{Failure, Result};
 use crate::output::Out;
@@ -112,17 +113,11 @@ impl Cx {
 
     /// The admin key that a hub on this machine has made. It never goes to another machine by itself.
     fn local_key(&self) -> Result<Key> {
-        let url = &self.globals.url;
-        if let Some(reason) = wrong_scheme(url) {
-            // Whatever key is used: the URL is what has to be mended.
-            let error = ConnectError::InvalidUrl { url: without_secrets(url), reason };
-            return Err(Failure::Connect { error, key: String::new() });
-        }
-        if !is_loopback(url) {
-            return Err(Failure::NoKey(format!(
-                "no key for {}: give it with --key-file FILE or in the variable HUB_KEY",
-                without_secrets(url)
-            )));
+        // Whatever key is used: a wrong URL is what has to be mended.
+        let local = is_local(&self.globals.url).map_err(|error| Failure::Connect { error, key: String::new() })?;
+        if !local {
+            let text = "no key for a hub on another machine: give it with --key-file FILE or in the variable HUB_KEY";
+            return Err(Failure::NoKey(text.to_owned()));
         }
         let Some(folder) = self.globals.data_dir.clone().or_else(data_folder) else {
             return Err(Failure::NoKey("no key: give it with --key-file FILE or in the variable HUB_KEY".to_owned()));
@@ -191,75 +186,4 @@ fn key_in(file: &Path) -> Result<Key> {
     let text = std::fs::read_to_string(file)
         .map_err(|e| Failure::NoKey(format!("cannot read the key file {}: {e}", file.display())))?;
     Ok(Key { secret: text.trim().to_owned(), origin: format!("the key in {}", file.display()) })
-}
-
-/// Scheme and host only: people put keys elsewhere in URLs.
-fn without_secrets(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").map_or((None, url), |(scheme, rest)| (Some(scheme), rest));
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let host = host.rsplit('@').next().unwrap_or_default();
-    scheme.map_or_else(|| host.to_owned(), |scheme| format!("{scheme}://{host}"))
-}
-
-fn wrong_scheme(url: &str) -> Option<&'static str> {
-    match url.trim().split_once("://") {
-        None => Some("it has no scheme"),
-        Some((scheme, _)) => {
-            let known = ["ws", "wss", "http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
-            (!known).then_some("its scheme is none of ws, wss, http, https")
-        }
-    }
-}
-
-fn is_loopback(url: &str) -> bool {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let host = match authority.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
-    };
-    host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-/// Where a hub that was started without settings keeps its data.
-fn data_folder() -> Option<PathBuf> {
-    let folder = |variable: &str| std::env::var_os(variable).filter(|v| !v.is_empty()).map(PathBuf::from);
-    if cfg!(windows) {
-        return folder("APPDATA").map(|data| data.join("hub").join("data"));
-    }
-    if cfg!(target_os = "macos") {
-        return folder("HOME").map(|home| home.join("Library/Application Support/hub"));
-    }
-    let data = folder("XDG_DATA_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/share")));
-    data.map(|data| data.join("hub"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_admin_key_goes_to_this_machine_only() {
-        for url in ["ws://127.0.0.1:3300", "http://localhost/hub", "ws://[::1]:1/ws", "ws://127.9.9.9"] {
-            assert!(is_loopback(url), "{url}");
-        }
-        for url in [
-            "ws://hub.example.org",
-            "ws://10.0.0.1:3300",
-            "ws://127.0.0.1.example.org",
-            "ws://localhost.evil:1",
-            "ws://127.0.0.1@evil.org",
-            "ws://[::1",
-            "ws://[2001:db8::1]:1",
-            "",
-        ] {
-            assert!(!is_loopback(url) || url == "ws://[::1", "{url}");
-        }
-    }
-
-    #[test]
-    fn a_url_is_shown_without_secrets() {
-        assert_eq!(without_secrets("wss://u:hub_x@h:1/p?key=hub_y"), "wss://h:1");
-        assert_eq!(without_secrets("h"), "h");
-    }
 }

@@ -1,9 +1,9 @@
 //! `hub spoke`.
 
 mod exec;
-mod group;
 mod lines;
 mod mcp;
+mod offer;
 mod openapi;
 mod run;
 mod template;

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 pub(crate) use away::Away;
 pub(crate) use choose::Lease;
-pub(crate) use search::{Index, Query};
+pub(crate) use search::{SearchIndex, is_below};
 pub(crate) use spoke::{SpokeConnection, SpokeFacts};
 use turns::Turns;
 
@@ -31,7 +31,6 @@ pub(crate) struct Offered {
     pub(crate) versions: Vec<Version>,
     /// Whether any provider may serve it under its plain name.
     pub(crate) pooled: bool,
-    pub(crate) index: Arc<Index>,
 }
 
 /// One version with who provides it now.
@@ -61,6 +60,8 @@ pub(crate) struct Offer {
 #[derive(Default)]
 pub(crate) struct Directory {
     operations: papaya::HashMap<String, Arc<Offered>>,
+    /// Words of all of them, and of the hub's own.
+    words: SearchIndex,
     spokes: papaya::HashMap<String, Arc<SpokeConnection>>,
     writing: Mutex<()>,
     /// Operations whose providers are expected to come back.
@@ -185,7 +186,6 @@ impl Directory {
         for offer in offers {
             self.change(offer.definition.id().to_owned(), |offered| {
                 offered.pooled = pooled;
-                offered.index = Arc::new(Index::of(offer.definition.spec()));
                 // Older connections of this name, and other versions by the same spoke, give way.
                 for version in &mut offered.versions {
                     version.providers.retain(|p| p.spoke.name != spoke.name || p.spoke.connection == spoke.connection);
@@ -215,7 +215,17 @@ impl Directory {
     fn change(&self, id: String, with: impl FnOnce(&mut Offered)) {
         let operations = self.operations.pin();
         let mut offered = operations.get(&id).map_or_else(|| Offered::new(&id), |o| Offered::clone(o));
+        let before = offered.shown().map(|v| Arc::clone(&v.definition));
+        let was_active = offered.is_active();
         with(&mut offered);
+        let active = offered.is_active();
+        // Only what is shown can be found by its words: another version may be for other eyes.
+        let shown = offered.shown().map(|v| &v.definition);
+        if let Some(shown) = shown.filter(|shown| before.is_none_or(|before| !Arc::ptr_eq(shown, &before))) {
+            self.words.put(shown.spec(), active);
+        } else if active != was_active {
+            self.words.set_active(&id, active);
+        }
         operations.insert(id, Arc::new(offered));
         self.changes.send_modify(|count| *count += 1);
     }
@@ -267,11 +277,20 @@ impl Directory {
         self.operations.pin().get(id).and_then(|o| o.shown().map(|v| Arc::clone(&v.definition)))
     }
 
+    /// The words of everything that can be searched.
+    pub(crate) fn words(&self) -> &SearchIndex {
+        &self.words
+    }
+
+    /// The entry of an id.
+    pub(crate) fn get(&self, id: &str) -> Option<Arc<Offered>> {
+        self.operations.pin().get(id).cloned()
+    }
+
     /// All operations that the caller may see, in no order.
     pub(crate) fn visible(&self, caller: &Identity) -> Vec<Arc<Offered>> {
         let operations = self.operations.pin();
-        let seen = |o: &&Arc<Offered>| o.shown().is_some_and(|v| v.definition.is_visible_to(caller));
-        operations.values().filter(seen).cloned().collect()
+        operations.values().filter(|o| o.is_visible_to(caller)).cloned().collect()
     }
 
     /// Number of operations with a provider.
@@ -307,7 +326,7 @@ pub(crate) fn unavailable(id: &str) -> CallError {
 
 impl Offered {
     fn new(id: &str) -> Self {
-        Self { id: id.into(), versions: Vec::new(), pooled: false, index: Arc::default() }
+        Self { id: id.into(), versions: Vec::new(), pooled: false }
     }
 
     /// The entry of this definition's version, made if it is new.
@@ -338,6 +357,11 @@ impl Offered {
             .find(|v| v.definition.version().pre.is_empty())
             .or_else(|| self.versions.iter().find(active))
             .or_else(|| self.versions.first())
+    }
+
+    /// Whether the caller may know of it.
+    pub(crate) fn is_visible_to(&self, caller: &Identity) -> bool {
+        self.shown().is_some_and(|v| v.definition.is_visible_to(caller))
     }
 
     /// Whether anybody provides any version.

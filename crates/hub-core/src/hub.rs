@@ -190,6 +190,7 @@ impl HubBuilder {
             recover(&store).await?;
         }
         let directory = Directory::default();
+        registry.iter().for_each(|own| directory.words().put(own.definition().spec(), true));
         directory.load(store.spokes().registrations().await?);
         let tasks = Tasks::default();
         let log = EventLog::new(store.clone(), target);

@@ -48,6 +48,7 @@ mod endpoint;
 mod error;
 mod keyed;
 mod lineage;
+pub mod local;
 mod reconnect;
 mod request;
 mod resume;

@@ -2,11 +2,13 @@
 //!
 //! [`TestHub`] is the real server in this process on a free port over a temp folder; [`HubProcess`] is the real binary,
 //! to be killed; both run on the store that `HUB_TEST_STORE` names ([`TestStore`]). [`RawPeer`] is a WebSocket that says
-//! exactly what it is told to; [`servers`] are private Postgres and Redis servers, all that there is without the feature
-//! `hub`.
+//! exactly what it is told to; [`corpus`] is what there is to search in; [`servers`] are private Postgres and Redis
+//! servers, all that there is without features.
 //!
 //! **Non-goals.** No mock of the project's own code.
 
+#[cfg(feature = "corpus")]
+pub mod corpus;
 #[cfg(feature = "hub")]
 mod http;
 #[cfg(feature = "hub")]

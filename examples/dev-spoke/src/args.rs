@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use dev_spoke::Limits;
+use hub_spoke::local::{data_folder, is_local};
 
 /// Offer a project folder to a hub: agents and people read, search and edit its files and run commands in it.
 #[derive(Parser)]
@@ -88,6 +89,9 @@ impl Args {
         if let Some(secret) = std::env::var_os("HUB_KEY").filter(|key| !key.is_empty()) {
             return Ok(Key { secret: secret.to_string_lossy().trim().to_owned(), shell: "$HUB_KEY".to_owned() });
         }
+        if !is_local(&self.url)? {
+            bail!("no key for a hub on another machine: give one with --key-file FILE or in the variable HUB_KEY");
+        }
         match self.data_dir.clone().or_else(data_folder).map(|folder| folder.join("admin.key")) {
             Some(file) if file.exists() => key_in(&file),
             Some(file) => bail!(
@@ -121,19 +125,6 @@ fn key_in(file: &Path) -> Result<Key> {
         bail!("key file {file:?} is empty");
     }
     Ok(Key { secret, shell: format!("$(cat '{}')", file.display()) })
-}
-
-/// Where a hub that was started without settings keeps its data.
-fn data_folder() -> Option<PathBuf> {
-    let folder = |variable: &str| std::env::var_os(variable).filter(|v| !v.is_empty()).map(PathBuf::from);
-    if cfg!(windows) {
-        return folder("APPDATA").map(|data| data.join("hub").join("data"));
-    }
-    if cfg!(target_os = "macos") {
-        return folder("HOME").map(|home| home.join("Library/Application Support/hub"));
-    }
-    let data = folder("XDG_DATA_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/share")));
-    data.map(|data| data.join("hub"))
 }
 
 #[cfg(test)]
@@ -171,6 +162,7 @@ mod tests {
         // Unless the environment of the tests has a key of its own.
         if std::env::var_os("HUB_KEY").is_none() {
             assert_eq!(args(&["--data-dir", data]).key().unwrap().secret, "hub_x");
+            assert!(args(&["--data-dir", data, "--url", "wss://hub.example.org"]).key().is_err());
         }
         assert!(args(&["--ca-file", "/nowhere.pem"]).ca_certificate().unwrap_err().to_string().contains("--ca-file"));
         assert!(args(&[]).ca_certificate().unwrap().is_none());

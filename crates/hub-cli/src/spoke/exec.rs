@@ -1,21 +1,20 @@
 //! `hub spoke exec`: a command line as an operation.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use hub_protocol::ops::hub::{Exposure, RegisteredSpoke};
+use hub_protocol::ops::hub::RegisteredSpoke;
 use hub_protocol::{AccessControl, OperationSpec, OperationType, check_operation_id};
-use hub_spoke::{Reply, RunningSpoke, Spoke};
+use hub_spoke::Reply;
 use serde_json::{Value, json};
 
+use super::offer::{OfferArgs, announce, folder, parse_variable, secret_variables, serve, start};
 use super::run::Job;
 use super::template::Template;
-use crate::connect::{Cx, connection_note};
+use crate::connect::{Cx, Key};
 use crate::failure::{Failure, Result};
-use crate::output::Paint;
 use crate::time::parse_duration;
 
 pub(super) const EXAMPLES: &str = "\
@@ -61,9 +60,8 @@ const OUTPUT: usize = 256 * 1024;
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
-    /// Name of this spoke at the hub.
-    #[arg(long)]
-    name: String,
+    #[command(flatten)]
+    offer: OfferArgs,
     /// Operation to offer, such as search.grep. Callers see it as client.NAME.search.grep.
     #[arg(long = "op", value_name = "OPERATION")]
     operation: String,
@@ -103,12 +101,6 @@ pub(crate) struct ExecArgs {
     /// Let values begin arguments with '-'. Read --help first.
     #[arg(long)]
     allow_dash: bool,
-    /// Offer the operation under its own name, beside other providers of it.
-    #[arg(long)]
-    pooled: bool,
-    /// Type of the spoke: client, dev-env, compute or a word of your own.
-    #[arg(long, value_name = "TYPE", default_value = "client")]
-    spoke_type: String,
     /// Most runs at once; more calls wait at the hub.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
     max_in_flight: u32,
@@ -121,11 +113,6 @@ pub(crate) struct ExecArgs {
 enum Kind {
     Query,
     Mutation,
-}
-
-pub(super) fn parse_variable(text: &str) -> Result<(String, String), String> {
-    let parts = text.split_once('=').filter(|(name, _)| !name.is_empty());
-    parts.map(|(name, value)| (name.to_owned(), value.to_owned())).ok_or_else(|| format!("{text:?} is no KEY=VAL"))
 }
 
 fn parse_size(text: &str) -> Result<usize, String> {
@@ -146,81 +133,27 @@ pub(super) async fn run(cx: &Cx, args: ExecArgs) -> Result<()> {
     check_operation_id(&args.operation).map_err(|e| Failure::Usage(format!("--op: {e}")))?;
     let key = cx.key()?;
     let spec = spec(&args, &template);
-    let job = Arc::new(job(&args, template, &key.secret)?);
-    let mut builder = Spoke::builder(&cx.globals.url, &key.secret, &args.name)
-        .spoke_type(&args.spoke_type)
-        .max_in_flight(args.max_in_flight)
-        .version(env!("CARGO_PKG_VERSION"));
-    if args.pooled {
-        builder = builder.exposure(Exposure::Pooled);
-    }
-    if let Some(pem) = cx.ca_certificate()? {
-        builder = builder.ca_certificate_pem(pem);
-    }
+    let job = Arc::new(job(&args, template, &key)?);
     let stream = args.stream;
     let builder =
-        builder.raw(spec, move |_, input| {
+        args.offer.builder(cx, &key, args.max_in_flight)?.raw(spec, move |_, input| {
             let job = Arc::clone(&job);
             async move {
                 if stream { job.stream(&input).map(Reply::Stream) } else { job.run(&input).await.map(Reply::Value) }
             }
         });
-    let failed = |error| Failure::spoke(error, &key.origin);
-    let spoke = builder.build().map_err(failed)?;
-    let running = crate::interruptible(async { spoke.start().await.map_err(failed) }).await?;
-    announce(cx, &args, &running.registered())?;
-    serve(cx, running).await.map_err(failed)?
+    let running = crate::interruptible(start(builder, &key)).await?;
+    let registered = running.registered();
+    announce(cx, &args.offer.name, &registered, &notes(&args, &registered))?;
+    serve(cx, &key, running, std::future::pending, async || None).await
 }
 
-/// Until Ctrl-C or a request to end, which both let running calls end first, or until the hub ends it for good.
-pub(super) async fn serve(cx: &Cx, mut running: RunningSpoke) -> Result<Result<()>, hub_spoke::SpokeError> {
-    let mut state = running.client().state();
-    let mut stop = std::pin::pin!(stopped());
-    loop {
-        tokio::select! {
-            ended = running.ended() => return ended.map(Ok),
-            () = &mut stop => break,
-            Ok(()) = state.changed() => if let Some(note) = connection_note(&state.borrow_and_update()) {
-                cx.out.note(&note);
-            },
-        }
-    }
-    if !cx.out.json {
-        cx.out.note("stopping: waiting for running calls; Ctrl-C again does not wait");
-    }
-    tokio::select! {
-        stopped = running.stop() => stopped.map(Ok),
-        () = stopped() => Ok(Err(Failure::Interrupted)),
-    }
-}
-
-/// Ends when somebody asks this process to end.
-pub(super) async fn stopped() {
-    #[cfg(unix)]
-    {
-        let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
-        if let Ok(mut terminate) = terminate {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-            return;
-        }
-    }
-    let _ = tokio::signal::ctrl_c().await;
-}
-
-fn job(args: &ExecArgs, template: Template, key: &str) -> Result<Job> {
-    if let Some(cwd) = args.cwd.as_ref().filter(|cwd| !cwd.is_dir()) {
-        return Err(Failure::Usage(format!("--cwd {}: no such folder", cwd.display())));
-    }
-    let holds_key = |value: &OsString| !key.is_empty() && value.to_string_lossy().contains(key);
-    let secret = std::env::vars_os().filter(|(name, value)| name == "HUB_KEY" || holds_key(value));
+fn job(args: &ExecArgs, template: Template, key: &Key) -> Result<Job> {
     Ok(Job {
         template,
-        cwd: args.cwd.clone(),
+        cwd: folder(args.cwd.as_ref())?,
         env: args.env.clone(),
-        secret: secret.map(|(name, _)| name).collect(),
+        secret: secret_variables(key),
         timeout: args.timeout,
         max_output: args.max_output,
         json_output: args.json_output,
@@ -230,7 +163,7 @@ fn job(args: &ExecArgs, template: Template, key: &str) -> Result<Job> {
 
 fn spec(args: &ExecArgs, template: &Template) -> OperationSpec {
     let line = args.command.join(" ");
-    let description = args.describe.clone().unwrap_or_else(|| format!("Runs `{line}` on {}.", args.name));
+    let description = args.describe.clone().unwrap_or_else(|| format!("Runs `{line}` on {}.", args.offer.name));
     let scopes: Vec<&str> = args.scope.iter().map(String::as_str).collect();
     OperationSpec {
         name: String::new(),
@@ -271,22 +204,13 @@ fn output_schema(stream: bool, json_output: bool) -> Value {
     })
 }
 
-fn announce(cx: &Cx, args: &ExecArgs, registered: &RegisteredSpoke) -> Result<()> {
-    if cx.out.json {
-        return cx.out.record(registered);
-    }
-    for operation in &registered.operations {
-        cx.out.line(&format!("offering {}", cx.out.style.paint(Paint::Bold, &operation.id)))?;
-        cx.out.note(&format!("try: hub ops schema {}", operation.id));
-    }
-    if registered.superseded {
-        cx.out.note(&format!("an older instance of {} was closed", args.name));
-    }
+fn notes(args: &ExecArgs, registered: &RegisteredSpoke) -> Vec<String> {
+    let mut notes: Vec<String> =
+        registered.operations.iter().map(|o| format!("try: hub ops schema {}", o.id)).collect();
     if args.scope.is_empty() {
-        cx.out.note("note: every key of this hub may call it; --scope asks for more");
+        notes.push("note: every key of this hub may call it; --scope asks for more".to_owned());
     }
-    cx.out.note("Ctrl-C ends it");
-    Ok(())
+    notes
 }
 
 #[cfg(test)]

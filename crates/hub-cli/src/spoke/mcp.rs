@@ -1,6 +1,5 @@
 //! `hub spoke mcp`: the tools of an MCP server as operations, from wherever that server can run.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,14 +7,12 @@ use std::time::Duration;
 use clap::Args;
 use hub_adapters::mcp::{Inherit, McpClient, McpOptions, McpTarget, StderrTo};
 use hub_adapters::net::NetPolicy;
-use hub_protocol::ops::hub::Exposure;
 use hub_protocol::{AccessControl, check_operation_id};
-use hub_spoke::{RunningSpoke, Spoke};
+use hub_spoke::RunningSpoke;
 
-use super::exec::{parse_variable, stopped};
-use crate::connect::{Cx, Key, connection_note};
+use super::offer::{self, AccessArgs, OfferArgs, announce, folder, parse_variable, secret_variables, start};
+use crate::connect::{Cx, Key};
 use crate::failure::{Failure, Result};
-use crate::output::Paint;
 use crate::time::parse_duration;
 
 pub(super) const EXAMPLES: &str = "\
@@ -45,9 +42,8 @@ What keeps callers from more than you offer:
 
 #[derive(Debug, Args)]
 pub(crate) struct McpArgs {
-    /// Name of this spoke at the hub, and of the server in scopes and errors.
-    #[arg(long)]
-    name: String,
+    #[command(flatten)]
+    offer: OfferArgs,
     /// Namespace of the operations below the spoke's.
     #[arg(long, value_name = "WORD", default_value = "mcp")]
     namespace: String,
@@ -57,12 +53,8 @@ pub(crate) struct McpArgs {
     /// File with the server's bearer token.
     #[arg(long, value_name = "FILE", requires = "server")]
     bearer_file: Option<PathBuf>,
-    /// Scope that a caller's key needs; several: all of them. Default: imported:NAME.
-    #[arg(long, value_name = "SCOPE", conflicts_with = "no_scope")]
-    scope: Vec<String>,
-    /// Let every key of the hub call the tools.
-    #[arg(long)]
-    no_scope: bool,
+    #[command(flatten)]
+    access: AccessArgs,
     /// Tool to offer as a stream: its progress, then its result. Several are possible.
     #[arg(long, value_name = "TOOL")]
     stream: Vec<String>,
@@ -78,12 +70,6 @@ pub(crate) struct McpArgs {
     /// Longest wait for the server to begin, downloads of a package runner included.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "60s")]
     start_timeout: Duration,
-    /// Offer the operations under their own names, beside other providers of them.
-    #[arg(long)]
-    pooled: bool,
-    /// Type of the spoke: client, dev-env, compute or a word of your own.
-    #[arg(long, value_name = "TYPE", default_value = "client")]
-    spoke_type: String,
     /// Most calls at once; more wait at the hub.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
     max_in_flight: u32,
@@ -95,7 +81,7 @@ pub(crate) struct McpArgs {
 pub(super) async fn run(cx: &Cx, args: McpArgs) -> Result<()> {
     check_operation_id(&format!("{}.tool", args.namespace)).map_err(|e| Failure::Usage(format!("--namespace: {e}")))?;
     let key = cx.key()?;
-    let (target, options) = (target(&args, &key.secret)?, options(&args));
+    let (target, options) = (target(&args, &key)?, options(&args));
     let connecting = async { McpClient::connect(target, options).await.map_err(|e| Failure::Local(e.to_string())) };
     let client = Arc::new(crate::interruptible(connecting).await?);
     let served = serve(cx, &args, &key, &client).await;
@@ -103,56 +89,36 @@ pub(super) async fn run(cx: &Cx, args: McpArgs) -> Result<()> {
     served
 }
 
-/// Until Ctrl-C or a request to end, or until the hub ends it for good.
 async fn serve(cx: &Cx, args: &McpArgs, key: &Key, client: &Arc<McpClient>) -> Result<()> {
     let mut tools = client.watch();
     tools.mark_unchanged();
-    let mut running = crate::interruptible(offer(cx, args, key, client)).await?;
-    announce(cx, args, &running)?;
-    let mut state = running.client().state();
-    let mut stop = std::pin::pin!(stopped());
-    loop {
-        tokio::select! {
-            ended = running.ended() => return ended.map_err(|error| Failure::spoke(error, &key.origin)),
-            () = &mut stop => break,
-            Ok(()) = state.changed() => if let Some(note) = connection_note(&state.borrow_and_update()) {
-                cx.out.note(&note);
-            },
-            Ok(()) = tools.changed() => match offer(cx, args, key, client).await {
-                // The newer connection has taken the name over; what ran on the older one is lost with it.
-                Ok(newer) => {
-                    running = newer;
-                    state = running.client().state();
-                    cx.out.note(&format!("the server's tools changed: offering {}", running.registered().operations.len()));
-                }
-                Err(failure) => cx.out.note(&format!(
-                    "the server's tools changed, but they can't be offered: {}",
-                    failure.line().unwrap_or_default()
-                )),
-            },
+    let running = crate::interruptible(offer(cx, args, key, client)).await?;
+    let (registered, name) = (running.registered(), &args.offer.name);
+    let none = registered.operations.is_empty().then(|| "note: the server has no tools yet".to_owned());
+    let notes: Vec<String> = none.into_iter().chain(args.access.note(name)).collect();
+    announce(cx, name, &registered, &notes)?;
+    let changed = async || {
+        if tools.changed().await.is_err() {
+            std::future::pending().await
         }
-    }
-    if !cx.out.json {
-        cx.out.note("stopping: waiting for running calls; Ctrl-C again does not wait");
-    }
-    tokio::select! {
-        stopped = running.stop() => stopped.map_err(|error| Failure::spoke(error, &key.origin)),
-        () = stopped() => Err(Failure::Interrupted),
-    }
+    };
+    let again = async || match offer(cx, args, key, client).await {
+        Ok(newer) => {
+            cx.out.note(&format!("the server's tools changed: offering {}", newer.registered().operations.len()));
+            Some(newer)
+        }
+        Err(failure) => {
+            let why = failure.line().unwrap_or_default();
+            cx.out.note(&format!("the server's tools changed, but they can't be offered: {why}"));
+            None
+        }
+    };
+    offer::serve(cx, key, running, changed, again).await
 }
 
 /// Registers the tools as they are now.
 async fn offer(cx: &Cx, args: &McpArgs, key: &Key, client: &Arc<McpClient>) -> Result<RunningSpoke> {
-    let mut builder = Spoke::builder(&cx.globals.url, &key.secret, &args.name)
-        .spoke_type(&args.spoke_type)
-        .max_in_flight(args.max_in_flight)
-        .version(env!("CARGO_PKG_VERSION"));
-    if args.pooled {
-        builder = builder.exposure(Exposure::Pooled);
-    }
-    if let Some(pem) = cx.ca_certificate()? {
-        builder = builder.ca_certificate_pem(pem);
-    }
+    let mut builder = args.offer.builder(cx, key, args.max_in_flight)?;
     for spec in client.operations() {
         let (client, id) = (Arc::clone(client), spec.id());
         builder = builder.raw(spec, move |_, input| {
@@ -160,11 +126,10 @@ async fn offer(cx: &Cx, args: &McpArgs, key: &Key, client: &Arc<McpClient>) -> R
             async move { client.run(&id, input).await }
         });
     }
-    let failed = |error| Failure::spoke(error, &key.origin);
-    builder.build().map_err(failed)?.start().await.map_err(failed)
+    start(builder, key).await
 }
 
-fn target(args: &McpArgs, key: &str) -> Result<McpTarget> {
+fn target(args: &McpArgs, key: &Key) -> Result<McpTarget> {
     if let Some(url) = &args.server {
         let read = |file: &PathBuf| {
             let text = std::fs::read_to_string(file);
@@ -179,52 +144,27 @@ fn target(args: &McpArgs, key: &str) -> Result<McpTarget> {
     let [program, rest @ ..] = args.command.as_slice() else {
         return Err(Failure::Usage("give the server's command after --, or --server URL".to_owned()));
     };
-    if let Some(cwd) = args.cwd.as_ref().filter(|cwd| !cwd.is_dir()) {
-        return Err(Failure::Usage(format!("--cwd {}: no such folder", cwd.display())));
-    }
-    let holds_key = |value: &OsString| !key.is_empty() && value.to_string_lossy().contains(key);
-    let secret = std::env::vars_os().filter(|(name, value)| name == "HUB_KEY" || holds_key(value));
     Ok(McpTarget::Child {
         program: program.clone(),
         args: rest.to_vec(),
         env: args.env.clone(),
-        inherit: Inherit::AllBut(secret.map(|(name, _)| name).collect()),
-        cwd: args.cwd.clone(),
+        inherit: Inherit::AllBut(secret_variables(key)),
+        cwd: folder(args.cwd.as_ref())?,
     })
 }
 
 fn options(args: &McpArgs) -> McpOptions {
-    let scopes: Vec<&str> = args.scope.iter().map(String::as_str).collect();
-    let asked = (args.no_scope || !scopes.is_empty()).then(|| AccessControl::scopes(&scopes));
+    let access =
+        args.access.scopes().map(|required_scopes| AccessControl { required_scopes, ..AccessControl::default() });
     McpOptions {
         namespace: Some(args.namespace.clone()),
-        access: asked,
+        access,
         stream: args.stream.clone(),
         as_tools: args.as_tools,
         connect_timeout: args.start_timeout,
         stderr: StderrTo::Inherit,
-        ..McpOptions::new(&args.name)
+        ..McpOptions::new(&args.offer.name)
     }
-}
-
-fn announce(cx: &Cx, args: &McpArgs, running: &RunningSpoke) -> Result<()> {
-    let registered = running.registered();
-    if cx.out.json {
-        return cx.out.record(&registered);
-    }
-    for operation in &registered.operations {
-        cx.out.line(&format!("offering {}", cx.out.style.paint(Paint::Bold, &operation.id)))?;
-    }
-    if registered.operations.is_empty() {
-        cx.out.note("note: the server has no tools yet");
-    }
-    if args.no_scope {
-        cx.out.note("note: every key of this hub may call them");
-    } else if args.scope.is_empty() {
-        cx.out.note(&format!("callers need the scope imported:{}", args.name));
-    }
-    cx.out.note("Ctrl-C ends it");
-    Ok(())
 }
 
 #[cfg(test)]
@@ -245,12 +185,13 @@ mod tests {
 
     #[test]
     fn a_command_or_a_server() {
+        let key = Key { secret: "k".to_owned(), origin: String::new() };
         let args = parse(&["--name", "files", "--", "npx", "-y", "pkg", "dir"]).unwrap();
         assert!(
-            matches!(target(&args, "k"), Ok(McpTarget::Child { program, args, .. }) if program == "npx" && args.len() == 3)
+            matches!(target(&args, &key), Ok(McpTarget::Child { program, args, .. }) if program == "npx" && args.len() == 3)
         );
         let args = parse(&["--name", "t", "--server", "https://t.example/mcp"]).unwrap();
-        assert!(matches!(target(&args, "k"), Ok(McpTarget::Http { .. })));
+        assert!(matches!(target(&args, &key), Ok(McpTarget::Http { .. })));
         assert!(parse(&["--name", "t"]).is_none());
         assert!(parse(&["--name", "t", "--server", "https://t.example", "--", "npx"]).is_none());
     }

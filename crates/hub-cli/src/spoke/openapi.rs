@@ -12,13 +12,11 @@ use hub_adapters::openapi::{
     fetch,
 };
 use hub_protocol::DEFAULT_MESSAGE_LIMIT;
-use hub_protocol::ops::hub::{Exposure, RegisteredSpoke};
-use hub_spoke::{Context, Spoke, SpokeBuilder};
+use hub_spoke::{Context, SpokeBuilder};
 
-use super::exec::{parse_variable, serve};
-use crate::connect::{Cx, Key};
+use super::offer::{AccessArgs, OfferArgs, announce, parse_variable, serve, start};
+use crate::connect::Cx;
 use crate::failure::{Failure, Result};
-use crate::output::Paint;
 use crate::time::parse_duration;
 
 pub(super) const EXAMPLES: &str = "\
@@ -57,9 +55,8 @@ pub(crate) struct OpenApiArgs {
     /// The document: a file, or a URL that it can be read from without a key.
     #[arg(value_name = "FILE_OR_URL")]
     document: String,
-    /// Name of this spoke at the hub, and of the API in scopes.
-    #[arg(long)]
-    name: String,
+    #[command(flatten)]
+    offer: OfferArgs,
     /// Namespace of the operations below the spoke's.
     #[arg(long, value_name = "WORD", default_value = "api")]
     namespace: String,
@@ -105,21 +102,11 @@ pub(crate) struct OpenApiArgs {
     /// Host, address or network (10.1.0.0/16) that may be reached whatever it is.
     #[arg(long, value_name = "HOST")]
     allow_host: Vec<String>,
-    /// Scope that a caller's key needs; several: all of them. Default: imported:NAME.
-    #[arg(long, value_name = "SCOPE", conflicts_with = "no_scope")]
-    scope: Vec<String>,
-    /// Let every key of the hub call the operations.
-    #[arg(long)]
-    no_scope: bool,
+    #[command(flatten)]
+    access: AccessArgs,
     /// Longest wait for an answer of a call without a deadline.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
     answer_timeout: Duration,
-    /// Offer the operations under their own names, beside other providers of them.
-    #[arg(long)]
-    pooled: bool,
-    /// Type of the spoke: client, dev-env, compute or a word of your own.
-    #[arg(long, value_name = "TYPE", default_value = "client")]
-    spoke_type: String,
     /// Most calls at once; more wait at the hub.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
     max_in_flight: u32,
@@ -138,11 +125,13 @@ pub(super) async fn run(cx: &Cx, args: OpenApiArgs) -> Result<()> {
     let key = cx.key()?;
     let import = crate::interruptible(import(cx, &args)).await?;
     let client = Arc::new(client(&args, import)?);
-    let failed = |error| Failure::spoke(error, &key.origin);
-    let spoke = offered(spoke(cx, &args, &key)?, &client).build().map_err(failed)?;
-    let running = crate::interruptible(async { spoke.start().await.map_err(failed) }).await?;
-    announce(cx, &args, &client, &running.registered())?;
-    serve(cx, running).await.map_err(failed)?
+    let builder = offered(args.offer.builder(cx, &key, args.max_in_flight)?, &client);
+    let running = crate::interruptible(start(builder, &key)).await?;
+    let (registered, name) = (running.registered(), &args.offer.name);
+    let count = format!("{} operations of {}", registered.operations.len(), client.base());
+    let notes: Vec<String> = [count].into_iter().chain(args.access.note(name)).collect();
+    announce(cx, name, &registered, &notes)?;
+    serve(cx, &key, running, std::future::pending, async || None).await
 }
 
 fn policy(args: &OpenApiArgs) -> NetPolicy {
@@ -156,12 +145,12 @@ async fn import(cx: &Cx, args: &OpenApiArgs) -> Result<Import> {
     let document = Document::parse(&text).map_err(refused)?;
     let mut options = Options {
         namespace: Some(args.namespace.clone()),
-        scopes: (args.no_scope || !args.scope.is_empty()).then(|| args.scope.clone()),
+        scopes: args.access.scopes(),
         base_url: args.base_url.clone(),
         server_variables: BTreeMap::from_iter(args.server_variable.iter().cloned()),
         document_url,
         only: args.only.clone(),
-        ..Options::new(&args.name)
+        ..Options::new(&args.offer.name)
     };
     // Thousands of definitions fit no message: what answers look like is the first to go.
     let mut import = document.operations(&options).map_err(refused)?;
@@ -292,20 +281,6 @@ fn secret_of(variable: &str) -> Result<SecretString> {
     Ok(value.to_string_lossy().trim().to_owned().into())
 }
 
-fn spoke(cx: &Cx, args: &OpenApiArgs, key: &Key) -> Result<SpokeBuilder> {
-    let mut builder = Spoke::builder(&cx.globals.url, &key.secret, &args.name)
-        .spoke_type(&args.spoke_type)
-        .max_in_flight(args.max_in_flight)
-        .version(env!("CARGO_PKG_VERSION"));
-    if args.pooled {
-        builder = builder.exposure(Exposure::Pooled);
-    }
-    if let Some(pem) = cx.ca_certificate()? {
-        builder = builder.ca_certificate_pem(pem);
-    }
-    Ok(builder)
-}
-
 fn offered(mut builder: SpokeBuilder, client: &Arc<OpenApiClient>) -> SpokeBuilder {
     for operation in client.operations() {
         let (client, id) = (Arc::clone(client), Arc::<str>::from(operation.spec.id()));
@@ -322,26 +297,6 @@ fn offered(mut builder: SpokeBuilder, client: &Arc<OpenApiClient>) -> SpokeBuild
         });
     }
     builder
-}
-
-fn announce(cx: &Cx, args: &OpenApiArgs, client: &OpenApiClient, registered: &RegisteredSpoke) -> Result<()> {
-    if cx.out.json {
-        return cx.out.record(registered);
-    }
-    for operation in &registered.operations {
-        cx.out.line(&format!("offering {}", cx.out.style.paint(Paint::Bold, &operation.id)))?;
-    }
-    cx.out.note(&format!("{} operations of {}", registered.operations.len(), client.base()));
-    if registered.superseded {
-        cx.out.note(&format!("an older instance of {} was closed", args.name));
-    }
-    if args.no_scope {
-        cx.out.note("note: every key of this hub may call them");
-    } else if args.scope.is_empty() {
-        cx.out.note(&format!("callers need the scope imported:{}", args.name));
-    }
-    cx.out.note("Ctrl-C ends it");
-    Ok(())
 }
 
 #[cfg(test)]

@@ -6,12 +6,12 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use futures_util::stream::{BoxStream, StreamExt, try_unfold};
+use hub_adapters::process::Group;
 use hub_spoke::{CallError, ErrorCode, Json};
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use super::group::{self, Group};
 use super::lines::{Captured, capture, next_line};
 use super::template::Template;
 
@@ -102,12 +102,10 @@ impl Job {
         if let Some(cwd) = &self.cwd {
             command.current_dir(cwd);
         }
-        group::lead(&mut command);
-        let mut child = command.spawn().map_err(|error| {
+        let (mut child, group) = Group::spawn(&mut command).map_err(|error| {
             // The path is the spoke's own business; the kind of fault is what a caller can use.
             CallError::new(ErrorCode::ExecutionError, format!("the command can't be started: {}", error.kind()))
         })?;
-        let group = Group::of(&child);
         let stdin = child.stdin.take().zip(filled.stdin);
         Ok(Running { child, _group: group, stdin })
     }

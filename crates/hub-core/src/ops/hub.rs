@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use hub_operations::{Definition, RegistryBuilder, Reply};
+use hub_operations::{Definition, RegistryBuilder, Reply, access};
 use hub_protocol::ops::Operation;
 use hub_protocol::ops::hub::{
     CallOperation, CallerIdentity, DrainSpoke, DrainingSpoke, FoundOperations, GetSchemas, GetStatus, HeartbeatSeen,
@@ -9,12 +9,12 @@ use hub_protocol::ops::hub::{
     SearchOperations, SpokeHeartbeat, SpokeItem, SpokeStatus, Spokes, UnregisterOperations, UnregisteredOperations,
     UpdateOperations, UpdatedOperations, WhoAmI,
 };
-use hub_protocol::{CallError, CallId, CallRequested, Json, OperationSpec};
+use hub_protocol::{AccessControl, CallError, CallId, CallRequested, Json, OperationSpec};
 use hub_storage::{SpokeRow, Stamp};
 
 use crate::CoreError;
 use crate::ctx::Ctx;
-use crate::directory::{Index, SpokeConnection, item_of};
+use crate::directory::{SpokeConnection, is_below, item_of};
 
 pub(super) fn register(builder: RegistryBuilder<Ctx>) -> RegistryBuilder<Ctx> {
     builder
@@ -93,45 +93,44 @@ async fn list(ctx: Ctx, params: ListOperations) -> Result<OperationPage, CallErr
     let limit = params.limit.unwrap_or(100) as usize;
     let tags = params.tags.unwrap_or_default();
     let mut items = visible(&ctx, params.namespace.as_deref());
-    items.retain(|(item, _)| {
+    items.retain(|item| {
         (item.active || params.include_inactive == Some(true))
             && params.kind.is_none_or(|k| k == item.kind)
             && tags.iter().all(|t| item.tags.contains(t))
             && params.cursor.as_ref().is_none_or(|c| item.id > *c)
     });
-    items.sort_by(|a, b| a.0.id.cmp(&b.0.id));
+    items.sort_by(|a, b| a.id.cmp(&b.id));
     let more = items.len() > limit;
     items.truncate(limit);
-    let next_cursor = items.last().filter(|_| more).map(|(item, _)| item.id.clone());
-    Ok(OperationPage { operations: items.into_iter().map(|(item, _)| item).collect(), next_cursor })
+    let next_cursor = items.last().filter(|_| more).map(|item| item.id.clone());
+    Ok(OperationPage { operations: items, next_cursor })
 }
 
 async fn search(ctx: Ctx, params: SearchOperations) -> Result<FoundOperations, CallError> {
-    let query = crate::directory::Query::parse(&params.query);
-    let mut found: Vec<OperationItem> = visible(&ctx, params.namespace.as_deref())
-        .into_iter()
-        .filter_map(|(mut item, index)| {
-            let score = index.score(&query);
-            item.score = Some(score);
-            (item.active && score > 0.0).then_some(item)
-        })
-        .collect();
-    let rank = |item: &OperationItem| item.score.unwrap_or_default();
-    found.sort_by(|a, b| rank(b).total_cmp(&rank(a)).then_with(|| a.id.cmp(&b.id)));
-    found.truncate(params.limit.unwrap_or(10) as usize);
-    Ok(FoundOperations { operations: found })
+    let (registry, directory) = (ctx.hub().registry(), ctx.hub().directory());
+    let limit = params.limit.unwrap_or(10) as usize;
+    let item = |(id, score): (Arc<str>, f32)| {
+        let own = registry.get(&id).map(|e| own_item(e.definition()));
+        let item = own.or_else(|| directory.get(&id).and_then(|o| o.item()))?;
+        Some(OperationItem { score: Some(score.into()), ..item })
+    };
+    let may = |rule: &AccessControl| access::is_visible(rule, ctx.caller());
+    let found = directory.words().find(&params.query, params.namespace.as_deref(), limit, may);
+    Ok(FoundOperations { operations: found.into_iter().filter_map(item).collect() })
 }
 
-/// All operations that the caller may call, with their words.
-fn visible(ctx: &Ctx, namespace: Option<&str>) -> Vec<(OperationItem, Arc<Index>)> {
-    let below = |id: &str| namespace.is_none_or(|n| id.strip_prefix(n).is_some_and(|rest| rest.starts_with('.')));
+/// All operations that the caller may call.
+fn visible(ctx: &Ctx, namespace: Option<&str>) -> Vec<OperationItem> {
     let own = ctx.hub().registry().iter().map(|e| e.definition());
-    let own = own.filter(|d| below(d.id()) && d.is_visible_to(ctx.caller()));
-    let mut items: Vec<_> = own.map(|d| (item_of(d.spec(), true, Vec::new()), Arc::new(Index::of(d.spec())))).collect();
+    let own = own.filter(|d| is_below(d.id(), namespace) && d.is_visible_to(ctx.caller()));
+    let mut items: Vec<_> = own.map(|d| own_item(d)).collect();
     let offered = ctx.hub().directory().visible(ctx.caller());
-    let offered = offered.iter().filter(|o| below(&o.id));
-    items.extend(offered.filter_map(|o| Some((o.item()?, Arc::clone(&o.index)))));
+    items.extend(offered.iter().filter(|o| is_below(&o.id, namespace)).filter_map(|o| o.item()));
     items
+}
+
+fn own_item(definition: &Definition) -> OperationItem {
+    item_of(definition.spec(), true, Vec::new())
 }
 
 async fn schema(ctx: Ctx, params: GetSchemas) -> Result<Schemas, CallError> {

@@ -12,6 +12,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio_util::task::TaskTracker;
 
 use super::{Inherit, McpError, McpTarget, StderrTo};
+use crate::process::Group;
 
 /// Longest message of a child; a longer one ends the connection. A little below the SDK's own limit, above which it
 /// drops a message and lets the call wait.
@@ -56,11 +57,7 @@ pub(super) fn start(
     if let Some(cwd) = cwd {
         command.current_dir(cwd);
     }
-    #[cfg(unix)]
-    command.process_group(0);
-    command.kill_on_drop(true);
-    let mut child = command.spawn().map_err(|error| broken(program, error.kind()))?;
-    let group = Group::of(&child);
+    let (mut child, group) = Group::spawn(&mut command).map_err(|error| broken(program, error.kind()))?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
     if let Some(stderr) = child.stderr.take() {
         tasks.spawn(log(stderr, name.to_owned()));
@@ -141,37 +138,5 @@ impl AsyncRead for Bounded {
             return Poll::Ready(Err(std::io::Error::other("a message is too long")));
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-/// The process group of a child: all that it has started, except what made itself a session of its own.
-struct Group {
-    #[cfg(unix)]
-    id: Option<rustix::process::Pid>,
-}
-
-#[cfg(unix)]
-impl Group {
-    fn of(child: &Child) -> Self {
-        let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
-        Self { id }
-    }
-}
-
-#[cfg(unix)]
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(id) = self.id {
-            // Nobody is left when this fails.
-            let _gone = rustix::process::kill_process_group(id, rustix::process::Signal::KILL);
-        }
-    }
-}
-
-/// Without process groups only the child itself is ended, by `kill_on_drop`.
-#[cfg(not(unix))]
-impl Group {
-    fn of(_: &Child) -> Self {
-        Self {}
     }
 }
