@@ -67,8 +67,8 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Section> {
         title: "Search",
         how: "The fixed set of 50 queries over WebSocket, one after the other, among 10,000 operations that ten spokes \
               offer; ten results each. A test holds what they must find.",
-        bound: "Processor time: places of the query's words and of those that begin with them or mean the same. Beside \
-                other work on the machine the 99th percentile is that of the way there and back.",
+        bound: "Processor time: going through all places of the query's words and of those that begin with them or \
+                mean the same, and writing ten results.",
         figures,
         missing: Vec::new(),
     })
