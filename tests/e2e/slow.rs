@@ -166,7 +166,8 @@ async fn a_caller_that_reads_no_answers_is_closed_with_1013_and_others_notice_no
     let closed = deaf.closed().await?;
     println!("+{grown} KiB, {closed:?}");
     assert_eq!((closed.code, closed.reason.as_str()), (1013, "slow consumer"));
-    assert!(grown < 64 * 1024, "{grown} KiB more");
+    // Half of it. What the hub holds is what it has read from the spoke and not yet refused.
+    assert!(grown < 96 * 1024, "{grown} KiB more");
     others_of_the_spoke.await?.context("a call of the same spoke")?;
     bystander.has_noticed_nothing().await
 }
