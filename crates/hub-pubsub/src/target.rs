@@ -108,7 +108,9 @@ impl EventTarget {
     }
 
     /// A target between all processes that use the Redis (6 or newer) or Valkey server at `url`: `redis://`, `rediss://`
-    /// (TLS) or `unix://`, with user, password and database where needed. Redis Cluster and Sentinel are not supported.
+    /// (TLS) or `unix://`, with user, password and database where needed; or at the master that Sentinels name,
+    /// `redis+sentinel://[user:password@]host[:port][,host[:port]…]/master[/database]` (`rediss+sentinel://` with TLS to
+    /// all of them), where user and password are for the master. Redis Cluster is not supported.
     ///
     /// Connects in the background and goes on trying; [`check`](Self::check) tells how it is. While the server is away,
     /// [`publish`](Self::publish) fails at once, but reaches this process; subscribing works, and every subscription

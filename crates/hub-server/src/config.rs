@@ -48,7 +48,10 @@ pub const KEYS: &[Key] = &[
     key("data_dir", "", "folder for the database and the admin key [default: the platform's data folder]"),
     secret("database", "postgres://… for a database that hubs share [default: a file in data_dir]"),
     key("database_file", "", "file that holds the URL for database, so that no password is in a list of processes"),
-    secret("redis", "redis://… for the bus between hubs that share a database"),
+    secret(
+        "redis",
+        "redis://…, rediss://… or redis+sentinel://HOST,HOST/MASTER for the bus between hubs that share a database",
+    ),
     key("redis_file", "", "file that holds the URL for redis"),
     key("advertise", "", "URL at which others reach this hub, for lists [default: the address it listens on]"),
     key("base_path", "", "path that everything is served below, for example /hub behind a proxy"),

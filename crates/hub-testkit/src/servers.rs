@@ -10,7 +10,7 @@ mod redis;
 
 pub use install::ensure_installed;
 pub use postgres::{Postgres, PostgresOptions};
-pub use redis::{Redis, RedisServerOptions};
+pub use redis::{Redis, RedisServerOptions, Sentinel};
 
 use anyhow::{Context as _, Result};
 

@@ -205,7 +205,10 @@ impl Shared {
             .set_connection_timeout(Some(patience))
             .set_response_timeout(Some(patience))
             .set_push_sender(self.receiver(generation, lost.clone()));
-        let connecting = self.settings.client.get_multiplexed_async_connection_with_config(&config);
+        let connecting = async {
+            let client = self.settings.client().await?;
+            client.get_multiplexed_async_connection_with_config(&config).await
+        };
         // The handshake's answers too: what listens there may be no Redis and say nothing.
         let redis = timeout(patience, connecting).await.map_err(|_| "no answer in time")?;
         let mut connection = Connection { redis: redis.map_err(|error| self.failed(&error))?, generation };
@@ -302,6 +305,7 @@ impl Shared {
         tracing::debug!(link = self.name, %error, "redis failed");
         match (error.kind(), error.code()) {
             (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => "wrong username or password",
+            (ErrorKind::MasterNameNotFoundBySentinel, _) => "no Sentinel knows a master of this name that answers",
             (_, Some("NOPERM")) => "the user may not do this",
             (ErrorKind::Parse | ErrorKind::UnexpectedReturnType, _) => "not a redis server",
             (ErrorKind::RESP3NotSupported, _) => "the server is older than Redis 6",

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use hub_pubsub::{Bus, BusDelivery, Connectivity, Delivery, EventTarget, Message, RedisOptions, TargetError};
-use hub_testkit::servers::Redis;
+use hub_testkit::servers::{Redis, Sentinel};
 
 use crate::within;
 
@@ -126,4 +126,36 @@ async fn a_bus_marks_the_gap_and_goes_on() {
     };
     within("the server", sent).await;
     assert_eq!(within("a frame", inbox.recv()).await, Some(BusDelivery::Frame("after".into())));
+}
+
+#[tokio::test]
+async fn the_replica_that_sentinels_put_in_place_of_a_lost_master_is_found() {
+    let mut master = Redis::start().expect("redis");
+    let replica = Redis::start().expect("redis");
+    replica.command(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]).expect("a replica");
+    let sentinel = Sentinel::watch(&master).expect("a sentinel");
+    // Of two, one that is not there.
+    let url = sentinel.url().replace("://", "://127.0.0.1:1,");
+    let target = || EventTarget::redis(&url, RedisOptions::default()).expect("a URL");
+    let (publisher, subscriber) = (target(), target());
+    let mut subscription = subscriber.subscribe("t:1").await.expect("subscribe");
+    let before = Message::new("t:1", "before");
+    publisher.publish(before.clone()).await.expect("publish");
+    while within("a message", subscription.recv()).await != Some(Delivery::Message(before.clone())) {}
+
+    master.kill().expect("kill");
+    becomes(&publisher, false).await;
+    becomes(&publisher, true).await;
+    becomes(&subscriber, true).await;
+    assert!(replica.command(&["ROLE"]).expect("a role").contains("master"));
+    let after = Message::new("t:1", "after");
+    publisher.publish(after.clone()).await.expect("publish");
+    assert_eq!(within("the mark", subscription.recv()).await, Some(Delivery::Interrupted));
+    while within("a message", subscription.recv()).await != Some(Delivery::Message(after.clone())) {}
+
+    let unknown = EventTarget::redis(&sentinel.url().replace("/main", "/other"), RedisOptions::default());
+    let unknown = unknown.expect("a URL");
+    becomes(&unknown, false).await;
+    let told = unknown.check().await.expect_err("no master").to_string();
+    assert!(told.contains("no Sentinel knows a master of this name"), "{told}");
 }

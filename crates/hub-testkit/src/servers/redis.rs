@@ -109,6 +109,49 @@ impl Redis {
     }
 }
 
+/// A Sentinel that watches one server under the name `main`, and on its own word replaces it by a replica of it half a
+/// second after it has gone.
+pub struct Sentinel {
+    _server: Server,
+    port: u16,
+    _folder: TempDir,
+}
+
+impl Sentinel {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// Redis isn't installed or does not start.
+    pub fn watch(master: &Redis) -> Result<Self> {
+        let (folder, port) = (folder("sentinel", None)?, free_port()?);
+        let config = folder.path().join("sentinel.conf");
+        let lines = [
+            format!("port {port}"),
+            "bind 127.0.0.1".to_owned(),
+            format!("dir {}", folder.path().display()),
+            format!("sentinel monitor main 127.0.0.1 {} 1", master.port),
+            "sentinel down-after-milliseconds main 500".to_owned(),
+            "sentinel failover-timeout main 3000".to_owned(),
+        ];
+        std::fs::write(&config, lines.join("\n"))?;
+        let mut command = command(&master.program, folder.path(), None);
+        command.arg(&config).arg("--sentinel");
+        // It can replace the master once it has found the replicas, which the master tells it.
+        let is_ready = || {
+            ask(port, "SENTINEL REPLICAS main\r\n")
+                .is_ok_and(|answer| answer.contains("master-link-status\r\n$2\r\nok"))
+        };
+        let server = Server::start(&mut command, folder.path(), is_ready)?;
+        Ok(Self { _server: server, port, _folder: folder })
+    }
+
+    /// What leads to the master through this Sentinel.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis+sentinel://127.0.0.1:{}/main", self.port)
+    }
+}
+
 /// The server, by either name.
 pub(super) fn program() -> Option<PathBuf> {
     let folders = ["/usr/sbin", "/opt/homebrew/bin", "/usr/local/bin"].map(PathBuf::from);
