@@ -75,7 +75,7 @@ pub(crate) struct Settings {
 
 #[derive(Clone)]
 enum Place {
-    Server(Client),
+    Server(Box<Client>),
     Master(Arc<Watched>),
 }
 
@@ -119,7 +119,7 @@ impl Settings {
                 // Subscriptions that share a connection with answers need RESP3, whatever the URL says.
                 let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
                 let info = info.set_tcp_settings(tcp).set_redis_settings(redis);
-                Place::Server(Client::open(info).map_err(invalid)?)
+                Place::Server(Box::new(Client::open(info).map_err(invalid)?))
             }
         };
         Ok(Self { place, options })
@@ -128,7 +128,7 @@ impl Settings {
     /// The server to connect to now.
     pub(crate) async fn client(&self) -> Result<Client, RedisError> {
         match &self.place {
-            Place::Server(client) => Ok(client.clone()),
+            Place::Server(client) => Ok(Client::clone(client)),
             Place::Master(watched) => watched.master().await,
         }
     }
