@@ -2,16 +2,15 @@
 
 #[path = "support/database.rs"]
 mod database;
-#[path = "support/server.rs"]
-mod server;
 
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::{Duration, Instant};
 
 use database::{Database, run};
 use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
 use hub_protocol::Json;
 use hub_storage::{NewEvent, PostgresOptions, Stamp, Store, StoreError};
-use server::Server;
+use hub_testkit::servers::{self, Postgres};
 
 fn event(n: usize) -> NewEvent {
     let payload = Json::from(serde_json::json!(n));
@@ -175,11 +174,11 @@ async fn standby_is_read_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_server_is_unavailable_and_comes_back() {
-    let server = Server::start();
-    let store = open(&server.url()).await.unwrap();
+    let mut server = Postgres::start_with(servers::PostgresOptions { durable: true }).unwrap();
+    let store = open(&server.url("postgres")).await.unwrap();
     store.events().append(vec![event(0)]).await.unwrap();
     for round in 1..=2 {
-        server.kill();
+        server.kill().unwrap();
         for _ in 0..12 {
             let since = Instant::now();
             let written = store.settings().set("a", Json::null()).await.unwrap_err();
@@ -190,7 +189,7 @@ async fn killed_server_is_unavailable_and_comes_back() {
             }
             assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
         }
-        server.up();
+        server.start_again().unwrap();
         store.settings().set("a", Json::null()).await.unwrap();
         assert_eq!(store.events().append(vec![event(round)]).await.unwrap()[0].seq, round as u64 + 1);
     }
@@ -199,8 +198,8 @@ async fn killed_server_is_unavailable_and_comes_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn appends_across_a_restart_are_written_once() {
-    let server = Server::start();
-    let store = open(&server.url()).await.unwrap();
+    let mut server = Postgres::start_with(servers::PostgresOptions { durable: true }).unwrap();
+    let store = open(&server.url("postgres")).await.unwrap();
     let mut writers = tokio::task::JoinSet::new();
     for n in 0..20 {
         let store = store.clone();
@@ -218,8 +217,8 @@ async fn appends_across_a_restart_are_written_once() {
         });
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
-    server.kill();
-    server.up();
+    server.kill().unwrap();
+    server.start_again().unwrap();
     let acknowledged: Vec<String> = writers.join_all().await.into_iter().flatten().collect();
     let stored = kinds(&store).await.len() as u64;
     let mut rows: Vec<String> = Vec::new();
@@ -254,4 +253,43 @@ async fn addresses_and_encryption() {
     let nobody = open("postgres://me:secret@127.0.0.1:1/x").await.unwrap_err();
     assert!(matches!(nobody, StoreError::Unavailable(_)) && !format!("{nobody:?}").contains("secret"));
     assert!(!format!("{:?}", open(url).await.unwrap()).contains('@'));
+}
+
+#[tokio::test]
+async fn certificates_are_looked_at_when_asked_for() {
+    let server = Postgres::start().unwrap();
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../hub-spoke/tests/fixtures");
+    let owner = std::fs::metadata(server.folder()).unwrap();
+    let sql = |text: &str| run(&server.url("postgres"), text);
+    for (setting, name) in [("ssl_cert_file", "localhost.pem"), ("ssl_key_file", "localhost-key.pem")] {
+        let file = server.folder().join(name);
+        std::fs::copy(format!("{fixtures}/{name}"), &file).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::chown(&file, Some(owner.uid()), Some(owner.gid())).unwrap();
+        sql(&format!("ALTER SYSTEM SET {setting} = '{}'", file.display()));
+    }
+    sql("ALTER SYSTEM SET ssl = on");
+    sql("SELECT pg_reload_conf()");
+    let url = |host: &str, mode: &str| format!("postgres://postgres@{host}:{}/postgres?{mode}", server.port());
+    let ours = format!("sslmode=verify-full&sslrootcert={fixtures}/ca.pem");
+    let until = Instant::now() + Duration::from_secs(10);
+    while open(&url("localhost", "sslmode=require")).await.is_err() {
+        assert!(Instant::now() < until, "the server does not turn TLS on");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for mode in ["sslmode=prefer", "sslmode=require", &ours] {
+        let store = open(&url("localhost", mode)).await.unwrap_or_else(|error| panic!("{mode}: {error}"));
+        store.events().last().await.unwrap();
+        sql("DO $$ BEGIN ASSERT NOT EXISTS (SELECT FROM pg_stat_activity JOIN pg_stat_ssl USING (pid)
+             WHERE application_name = 'hub' AND NOT ssl); END $$");
+        store.close().await;
+    }
+    // Issued by nobody that is known, and for another name.
+    for (host, mode) in [("localhost", "sslmode=verify-full"), ("127.0.0.1", &*ours)] {
+        let refused = open(&url(host, mode)).await.unwrap_err();
+        assert!(
+            matches!(&refused, StoreError::Unavailable(why) if why.to_string().contains("certificate")),
+            "{refused}"
+        );
+    }
 }
