@@ -132,5 +132,7 @@ pub fn scopes_of(row: &ClientRow) -> Vec<String> {
 pub(crate) fn violations(below: &str, found: Vec<Violation>) -> CallError {
     let place = |v: Violation| Violation { path: format!("{below}{}", v.path), message: v.message };
     let found: Vec<Violation> = found.into_iter().map(place).collect();
-    CallError::new(ErrorCode::ValidationError, "the configuration does not fit its type").with_details(&found)
+    let first = found.first().map(|v| format!(": {}: {}", v.path, v.message)).unwrap_or_default();
+    CallError::new(ErrorCode::ValidationError, format!("the configuration does not fit its type{first}"))
+        .with_details(&found)
 }

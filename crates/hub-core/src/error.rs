@@ -67,9 +67,12 @@ impl From<CoreError> for CallError {
                 Self::new(ErrorCode::Overloaded, "the hub's store is busy").with_retryable(true)
             }
             CoreError::Store(source) => {
-                let retryable = source.is_retryable();
                 tracing::error!(error = %chain(&source), "the store failed");
-                Self::new(ErrorCode::ExecutionError, "the hub could not reach its store").with_retryable(retryable)
+                if source.is_retryable() {
+                    Self::new(ErrorCode::Overloaded, "the hub can't reach its store").with_retryable(true)
+                } else {
+                    Self::new(ErrorCode::ExecutionError, "the hub's store has failed")
+                }
             }
             CoreError::Target(source) => {
                 tracing::error!(error = %chain(&source), "the event target failed");

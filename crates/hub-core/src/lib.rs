@@ -62,4 +62,4 @@ pub use keyring::{Keyring, KeyringError, KeyringSource};
 pub use ops::catalogue;
 pub use router::{Called, Caller, Leash};
 pub use session::Session;
-pub use vault::{OpenedClient, Scrubber, agreed};
+pub use vault::{OpenedClient, agreed};

@@ -3,18 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE};
-use hub_operations::REDACTED;
-use hub_protocol::{CallError, Json};
+use hub_operations::Scrubber;
 use hub_storage::{Agreement, ClientRow, SecretRow, Store};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::keyring::{Keyring, KeyringError, KeyringSource, Sealed, SecretOf};
 use crate::{CoreError, redact};
-
-/// Shortest secret that is looked for in texts: shorter ones are found by chance.
-const MIN_SCRUBBED: usize = 6;
 
 /// Reads the keyring when it is needed, and notices when it is not that of the database.
 #[derive(Default)]
@@ -51,73 +45,8 @@ impl OpenedClient {
     /// What takes this client's secrets out of texts, to be kept for as long as the client is in use.
     #[must_use]
     pub fn scrubber(&self) -> Scrubber {
-        let mut forms = Vec::new();
-        for secret in self.secrets.values().map(ExposeSecret::expose_secret) {
-            let bytes = secret.as_bytes();
-            let quoted = serde_json::to_string(secret).unwrap_or_default();
-            let found = [
-                secret.to_owned(),
-                quoted.strip_prefix('"').and_then(|q| q.strip_suffix('"')).unwrap_or_default().to_owned(),
-                STANDARD.encode(bytes).trim_end_matches('=').to_owned(),
-                URL_SAFE.encode(bytes).trim_end_matches('=').to_owned(),
-                redact::hex(bytes),
-                redact::hex(bytes).to_uppercase(),
-                percent_encoded(bytes),
-                percent_encoded(bytes).to_lowercase(),
-            ];
-            forms.extend(found.into_iter().filter(|form| form.len() >= MIN_SCRUBBED));
-        }
-        // The longest first: one secret may begin with another.
-        forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
-        forms.dedup();
-        Scrubber { forms: forms.into_iter().map(SecretString::from).collect() }
+        Scrubber::of(self.secrets.values().map(ExposeSecret::expose_secret))
     }
-}
-
-/// Takes a client's secrets out of texts.
-pub struct Scrubber {
-    forms: Vec<SecretString>,
-}
-
-impl Scrubber {
-    /// The text without secrets; `None` when it has none.
-    #[must_use]
-    pub fn text(&self, text: &str) -> Option<String> {
-        let mut clean: Option<String> = None;
-        for form in self.forms.iter().map(ExposeSecret::expose_secret) {
-            let now = clean.as_deref().unwrap_or(text);
-            if now.contains(form) {
-                clean = Some(now.replace(form, REDACTED));
-            }
-        }
-        clean
-    }
-
-    /// The value without secrets.
-    #[must_use]
-    pub fn json(&self, value: Json) -> Json {
-        match self.text(value.as_str()) {
-            None => value,
-            // A secret that reads like JSON may leave something else behind.
-            Some(text) => Json::from_text(text).unwrap_or_default(),
-        }
-    }
-
-    /// The error without secrets.
-    #[must_use]
-    pub fn error(&self, mut error: CallError) -> CallError {
-        if let Some(message) = self.text(&error.message) {
-            error.message = message;
-        }
-        error.details = error.details.map(|details| self.json(details));
-        error
-    }
-}
-
-fn percent_encoded(bytes: &[u8]) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    let letter = |byte: &u8| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") };
-    bytes.iter().map(letter).collect()
 }
 
 impl Vault {
@@ -232,47 +161,4 @@ pub fn agreed(agreement: &Agreement) -> Result<(), KeyringError> {
         return Err(KeyringError::Foreign(text));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn secrets_are_cut_out_in_every_spelling() {
-        let row = ClientRow {
-            id: uuid::Uuid::nil(),
-            name: "c".into(),
-            kind: "custom".into(),
-            config: Json::null(),
-            scopes: None,
-            enabled: true,
-            revision: 1,
-            created_at: hub_storage::Stamp::default(),
-            updated_at: hub_storage::Stamp::default(),
-            state: String::new(),
-            reason: None,
-            state_at: None,
-            operations: 0,
-        };
-        let secret = "a/\"b\\c+d e";
-        let secrets = [("x".to_owned(), secret.into()), ("short".to_owned(), "abc".into())].into();
-        let client = OpenedClient { row, secrets };
-        for form in [
-            secret,
-            "a/\\\"b\\\\c+d e",
-            "YS8iYlxjK2QgZQ",
-            "YS8iYlxjK2QgZQ==",
-            "612f22625c632b642065",
-            "a%2F%22b%5Cc%2Bd%20e",
-        ] {
-            let clean = client.scrub(&format!("before {form} abc after"));
-            assert!(clean.starts_with("before [") && clean.ends_with(" abc after") && !clean.contains(form), "{clean}");
-        }
-        assert!(client.scrubber().text("nothing of it").is_none());
-        let error = CallError::new(hub_protocol::ErrorCode::ExecutionError, secret)
-            .with_details(&serde_json::json!({ "said": secret }));
-        let clean = client.scrubber().error(error);
-        assert!(!clean.message.contains("b\\c") && clean.details.is_some_and(|d| !d.as_str().contains("c+d")));
-    }
 }

@@ -35,6 +35,7 @@ mod definition;
 mod peer;
 mod registry;
 mod schema;
+mod scrub;
 mod time;
 
 pub use call_table::{CallTable, Limits, Reached, TableError};
@@ -45,4 +46,5 @@ pub use peer::{
 };
 pub use registry::{Entry, Registry, RegistryBuilder, RegistryError, Reply};
 pub use schema::{REDACTED, Schema, SchemaError};
+pub use scrub::{MIN_SCRUBBED, Scrubber};
 pub use time::{now_ms, until};

@@ -75,8 +75,13 @@ pub async fn verify(config: &Config, as_json: bool) -> Result<bool> {
     });
     let findings = findings.await;
     line.end();
+    let half = store.is_half_copied().await;
     store.close().await;
-    let findings: Vec<String> = findings.context("cannot read the database")?.iter().map(ToString::to_string).collect();
+    let unfinished = half
+        .context("cannot read the database")?
+        .then(|| "an import into it was not finished: run `hub-server import` again".to_owned());
+    let findings = findings.context("cannot read the database")?;
+    let findings: Vec<String> = unfinished.into_iter().chain(findings.iter().map(ToString::to_string)).collect();
     if as_json {
         println!("{}", serde_json::to_string_pretty(&json!({ "findings": findings, "rows": rows }))?);
         return Ok(findings.is_empty());

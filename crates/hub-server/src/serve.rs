@@ -82,7 +82,8 @@ pub async fn run(config: Config) -> Result<bool> {
         Some(path) => println!("made an admin key: {} (readable by you only)", path.display()),
         None if key.exists() => println!("admin key: {}", key.display()),
         None => {
-            println!("no admin key in {}: stop the hub and run `hub-server admin-key` for a new one", key.display())
+            println!("no admin key in {}: another hub of this database made it, or it is lost: then", key.display());
+            println!("stop the hub and run `hub-server admin-key` for a new one");
         }
     }
     println!("try:  curl -H \"Authorization: Bearer $(cat '{}')\" {}/api/operations", key.display(), server.url());

@@ -37,9 +37,7 @@ pub enum ConnectError {
         status: u16,
     },
     /// The server answered with another HTTP status than 101.
-    #[error(
-        "{url} answered HTTP {status} where a hub answers 101: check the path, and whether a proxy passes WebSocket on"
-    )]
+    #[error("{url} answered HTTP {status}: {}", meaning(*status))]
     NotAHub {
         /// Where.
         url: String,
@@ -84,6 +82,14 @@ impl ConnectError {
             Self::Closed(reason) => reason.is_final(),
             Self::NotAHub { .. } | Self::Unreachable { .. } | Self::Timeout { .. } | Self::Protocol { .. } => false,
         }
+    }
+}
+
+/// What a status other than 101 is a sign of.
+const fn meaning(status: u16) -> &'static str {
+    match status {
+        500..=599 => "the hub there, or what it needs, is away for now; try again a little later",
+        _ => "a hub answers 101; check the path, and whether a proxy passes WebSocket on",
     }
 }
 

@@ -211,7 +211,8 @@ impl<F: FnMut(VerifyProgress) + Send> Check<'_, F> {
         let dangling: Vec<(SpokeId, Uuid)> = on_reader!(store, dangling())?;
         let found = dangling.into_iter().map(|(spoke, definition)| Finding::RegistrationDangles { spoke, definition });
         self.findings.extend(found);
-        (self.progress)(VerifyProgress { table: "registrations", rows: 0 });
+        let rows = on_reader!(store, registered())?;
+        (self.progress)(VerifyProgress { table: "registrations", rows });
         Ok(())
     }
 
@@ -279,6 +280,11 @@ backends! {
     pub(super) async fn existing(c: &mut Conn, ids: Vec<CallId>) -> Result<Vec<CallId>, StoreError> {
         let ids: Vec<BindId> = ids.into_iter().map(BindId::from).collect();
         Ok(calls::table.filter(calls::call_id.eq_any(&ids)).select(calls::call_id).load(c).await?)
+    }
+
+    pub(super) async fn registered(c: &mut Conn) -> Result<u64, StoreError> {
+        let count: i64 = registrations::table.count().get_result(c).await?;
+        Ok(count.try_into().unwrap_or(0))
     }
 
     pub(super) async fn dangling(c: &mut Conn) -> Result<Vec<(SpokeId, Uuid)>, StoreError> {

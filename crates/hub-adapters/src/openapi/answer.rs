@@ -9,12 +9,11 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use http::{HeaderMap, StatusCode, header};
+use hub_operations::Scrubber;
 use hub_protocol::{CallError, ErrorCode, Json, ResponseEnvelope, ResponseMeta};
 use reqwest::Response;
-use secrecy::SecretString;
 use serde_json::{Value, json};
 
-use super::auth::scrubbed;
 use super::parameters::essence;
 use super::plan::{Answers, Plan};
 use super::sse::{Event, Parser};
@@ -49,7 +48,7 @@ const KEPT_BACK: [&str; 14] = [
 pub(super) struct Reading<'a> {
     pub(super) answers: &'a Answers,
     pub(super) limit: usize,
-    pub(super) secrets: &'a [SecretString],
+    pub(super) secrets: &'a Scrubber,
 }
 
 pub(super) fn failed(message: impl Into<String>) -> CallError {
@@ -110,13 +109,14 @@ fn item(event: Event) -> Json {
 }
 
 /// An answer that is an error.
-pub(super) async fn failure(response: Response, plan: &Plan, secrets: &[SecretString]) -> CallError {
+pub(super) async fn failure(response: Response, plan: &Plan, secrets: &Scrubber) -> CallError {
     let status = response.status();
     let wait = retry_after(response.headers());
     let is_json = content_type(response.headers()).contains("json");
     // What does not fit is left out; nobody waits for the rest of it.
     let body = read_some(response, MAX_ERROR_BODY).await;
-    let text = scrubbed(String::from_utf8_lossy(&body).into_owned(), secrets);
+    let text = String::from_utf8_lossy(&body);
+    let text = secrets.text(&text).unwrap_or_else(|| text.into_owned());
     let body = match Json::from_text(text.as_str()) {
         Ok(json) if is_json || text.trim_start().starts_with(['{', '[']) => json,
         _ if text.is_empty() => Json::null(),
@@ -253,7 +253,7 @@ fn content_type(headers: &HeaderMap) -> String {
     value.unwrap_or_default().to_owned()
 }
 
-fn passed_on(headers: &HeaderMap, secrets: &[SecretString]) -> BTreeMap<String, String> {
+fn passed_on(headers: &HeaderMap, secrets: &Scrubber) -> BTreeMap<String, String> {
     let mut passed: BTreeMap<String, String> = BTreeMap::new();
     let mut bytes = 0;
     for (name, value) in headers {
@@ -265,7 +265,7 @@ fn passed_on(headers: &HeaderMap, secrets: &[SecretString]) -> BTreeMap<String, 
         if bytes > MAX_HEADER_BYTES {
             break;
         }
-        let value = scrubbed(value.to_owned(), secrets);
+        let value = secrets.text(value).unwrap_or_else(|| value.to_owned());
         let joined = passed.entry(name.as_str().to_owned()).or_default();
         if !joined.is_empty() {
             joined.push_str(", ");

@@ -12,9 +12,6 @@ use super::style::Encoding;
 /// Header of an API key when neither document nor caller names one.
 const DEFAULT_KEY_HEADER: &str = "X-API-Key";
 
-/// Shortest secret that is looked for in what the upstream says: shorter ones would hit by chance.
-const MIN_SCRUBBED: usize = 6;
-
 /// Where an API key goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyPlace {
@@ -105,17 +102,14 @@ impl Credentials {
         })
     }
 
-    /// Every secret as it may show up in a text.
+    /// Every secret, and what is made of it.
     pub(super) fn secrets(&self) -> Vec<SecretString> {
         let of = |credential: &Credential| match credential {
             Credential::Bearer(token) => vec![token.clone()],
             Credential::Basic { user, password } => vec![password.clone(), basic(user, password)],
-            Credential::Key { value, .. } => {
-                vec![value.clone(), Encoding::Strict.apply(value.expose_secret()).into()]
-            }
+            Credential::Key { value, .. } => vec![value.clone()],
         };
-        let all = self.all.iter().flat_map(of);
-        all.filter(|secret| secret.expose_secret().len() >= MIN_SCRUBBED).collect()
+        self.all.iter().flat_map(of).collect()
     }
 }
 
@@ -146,17 +140,6 @@ fn written(credential: &Credential, place: &KeyPlace) -> Result<Placed, ClientEr
         KeyPlace::Query(name) => Placed::Query(Encoding::Strict.apply(name), encoded()),
         KeyPlace::Cookie(name) => Placed::Cookie(Encoding::Strict.apply(name), encoded()),
     })
-}
-
-/// Takes secrets out of a text of the upstream: some echo the request they refuse.
-pub(super) fn scrubbed(text: String, secrets: &[SecretString]) -> String {
-    let mut text = text;
-    for secret in secrets {
-        if text.contains(secret.expose_secret()) {
-            text = text.replace(secret.expose_secret(), hub_operations::REDACTED);
-        }
-    }
-    text
 }
 
 /// Static headers; their values may be secrets, too.

@@ -8,10 +8,10 @@ use futures_util::FutureExt;
 use futures_util::StreamExt;
 use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use hub_operations::{Definition, Reply, until};
+use hub_operations::{Definition, Reply, Scrubber, until};
 use hub_protocol::{CallError, ErrorCode, Json};
 use reqwest::Response;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use url::Url;
 
@@ -128,7 +128,7 @@ impl OpenApiClientBuilder {
         let mut secrets = self.credentials.secrets();
         secrets.extend(self.headers.into_iter().map(|(_, value)| value).filter(|value| {
             // Short values are words such as `application/json`'s version, and would be found by chance.
-            secrecy::ExposeSecret::expose_secret(value).len() >= 16
+            value.expose_secret().len() >= 16
         }));
         for credential in &self.credentials.all {
             let one = Credentials { all: vec![credential.clone()], apply: self.credentials.apply };
@@ -150,7 +150,7 @@ impl OpenApiClientBuilder {
             http,
             policy: self.policy,
             credentials: self.credentials,
-            secrets,
+            secrets: Arc::new(Scrubber::of(secrets.iter().map(ExposeSecret::expose_secret))),
             headers,
             timeout: self.timeout,
             response_limit: self.response_limit,
@@ -165,8 +165,8 @@ pub struct OpenApiClient {
     http: reqwest::Client,
     policy: NetPolicy,
     credentials: Credentials,
-    /// As they may show up in what the upstream says.
-    secrets: Vec<SecretString>,
+    /// Takes them out of what the upstream says: some repeat what they were sent.
+    secrets: Arc<Scrubber>,
     headers: HeaderMap,
     timeout: Duration,
     response_limit: usize,
@@ -219,10 +219,15 @@ impl OpenApiClient {
         }
         let is_stream = response.headers().get(header::CONTENT_TYPE).is_some_and(is_event_stream);
         if plan.answers.streams && is_stream {
-            return answer::events(response, self.response_limit).map(Reply::Stream);
+            let (items, secrets) = (answer::events(response, self.response_limit)?, Arc::clone(&self.secrets));
+            let clean = move |item: Result<Json, CallError>| {
+                item.map(|item| secrets.json(item)).map_err(|error| secrets.error(error))
+            };
+            return Ok(Reply::Stream(items.map(clean).boxed()));
         }
         let reading = Reading { answers: &plan.answers, limit: self.response_limit, secrets: &self.secrets };
         let envelope = tokio::time::timeout_at(end, answer::envelope(response, reading)).await.map_err(late)??;
+        let envelope = self.secrets.json(envelope);
         if !plan.answers.streams {
             return Ok(Reply::Envelope(envelope));
         }

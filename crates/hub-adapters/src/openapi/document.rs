@@ -22,6 +22,16 @@ pub enum ImportError {
         /// What it may have.
         limit: usize,
     },
+    /// More than one registration takes.
+    #[error(
+        "{operations} operations of together {bytes} bytes do not fit one registration; pick some with `only`, by name or tag"
+    )]
+    TooMany {
+        /// How many.
+        operations: usize,
+        /// Of their declarations, at their shortest.
+        bytes: usize,
+    },
     /// Neither JSON nor YAML.
     #[error("the document is not readable {format}: {reason}")]
     Syntax {

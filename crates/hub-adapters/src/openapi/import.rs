@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use http::Method;
-use hub_protocol::{AccessControl, OperationSpec, OperationType, check_operation_id};
+use hub_protocol::{AccessControl, DEFAULT_MESSAGE_LIMIT, OperationSpec, OperationType, check_operation_id};
 use serde_json::{Value, json};
 use url::Url;
 
@@ -111,7 +111,53 @@ pub struct Import {
     pub skipped: Vec<Skipped>,
 }
 
+impl Import {
+    /// Bytes of the declarations.
+    fn size(&self) -> usize {
+        self.operations.iter().map(|one| serde_json::to_string(&one.spec).map_or(0, |text| text.len() + 1)).sum()
+    }
+}
+
+/// Room for everything in a registration but the operations.
+const REGISTRATION_ROOM: usize = 32 * 1024;
+
+/// Characters of a description that are kept where there is no room for more.
+const SHORT: usize = 200;
+
 impl Document {
+    /// Imports the operations so that they fit one registration. What answers look like is the first to go, then what
+    /// inputs look like in detail, then all but the beginnings of descriptions. Also tells whether anything went.
+    ///
+    /// # Errors
+    /// As [`Document::operations`], or when all that is not enough.
+    pub fn operations_to_register(&self, options: &Options) -> Result<(Import, bool), ImportError> {
+        let limit = DEFAULT_MESSAGE_LIMIT - REGISTRATION_ROOM;
+        let mut options = options.clone();
+        let mut import = self.operations(&options)?;
+        if import.size() <= limit {
+            return Ok((import, false));
+        }
+        for schema in [4 * 1024, 1024, 0] {
+            options.max_output_schema = schema;
+            options.max_input_schema = options.max_input_schema.min(schema.max(1024) * 4);
+            import = self.operations(&options)?;
+            if import.size() <= limit {
+                return Ok((import, true));
+            }
+        }
+        for one in &mut import.operations {
+            if let Some((end, _)) = one.spec.description.char_indices().nth(SHORT) {
+                one.spec.description.truncate(end);
+                one.spec.description.push('…');
+            }
+        }
+        let bytes = import.size();
+        if bytes > limit {
+            return Err(ImportError::TooMany { operations: import.operations.len(), bytes });
+        }
+        Ok((import, true))
+    }
+
     /// Imports the operations.
     ///
     /// # Errors

@@ -47,9 +47,6 @@ What keeps callers from more than you offer:
   Addresses of this machine and of private networks are refused unless --allow-private or --allow-host allows them.
   Only --only's operations are offered: an operation that nobody needs is one that nobody can misuse.";
 
-/// Room for everything in a registration but the operations.
-const REGISTRATION_ROOM: usize = 32 * 1024;
-
 #[derive(Debug, Args)]
 pub(crate) struct OpenApiArgs {
     /// The document: a file, or a URL that it can be read from without a key.
@@ -143,7 +140,7 @@ async fn import(cx: &Cx, args: &OpenApiArgs) -> Result<Import> {
     let (text, document_url) = read(args).await?;
     let refused = |e: hub_adapters::openapi::ImportError| Failure::Usage(format!("{}: {e}", args.document));
     let document = Document::parse(&text).map_err(refused)?;
-    let mut options = Options {
+    let options = Options {
         namespace: Some(args.namespace.clone()),
         scopes: args.access.scopes(),
         base_url: args.base_url.clone(),
@@ -152,18 +149,9 @@ async fn import(cx: &Cx, args: &OpenApiArgs) -> Result<Import> {
         only: args.only.clone(),
         ..Options::new(&args.offer.name)
     };
-    // Thousands of definitions fit no message: what answers look like is the first to go.
-    let mut import = document.operations(&options).map_err(refused)?;
-    for limit in [4 * 1024, 1024, 0] {
-        if size(&import) + REGISTRATION_ROOM <= DEFAULT_MESSAGE_LIMIT {
-            break;
-        }
-        options.max_output_schema = limit;
-        options.max_input_schema = options.max_input_schema.min(limit.max(1024) * 4);
-        import = document.operations(&options).map_err(refused)?;
-        if limit == 0 {
-            cx.out.note("note: the document is large, so that answers are offered without their schemas; --only picks operations");
-        }
+    let (import, cut) = document.operations_to_register(&options).map_err(refused)?;
+    if cut {
+        cx.out.note("note: the document is large: schemas and descriptions are shortened; --only picks operations");
     }
     for skipped in &import.skipped {
         cx.out.note(&format!("left out: {} {}: {}", skipped.method, skipped.path, skipped.reason));
@@ -177,20 +165,7 @@ fn check(args: &OpenApiArgs, import: &Import) -> Result<()> {
         let why = if args.only.is_empty() { "it has no operations that can be offered" } else { "--only leaves none" };
         return Err(Failure::Usage(format!("{}: {why}", args.document)));
     }
-    let size = size(import);
-    if size + REGISTRATION_ROOM > DEFAULT_MESSAGE_LIMIT {
-        return Err(Failure::Usage(format!(
-            "{}: {} operations of together {size} bytes do not fit one registration; pick some with --only, by name \
-             or tag",
-            args.document,
-            import.operations.len()
-        )));
-    }
     Ok(())
-}
-
-fn size(import: &Import) -> usize {
-    import.operations.iter().map(|one| serde_json::to_string(&one.spec).map_or(0, |text| text.len() + 1)).sum()
 }
 
 async fn read(args: &OpenApiArgs) -> Result<(String, Option<Url>)> {

@@ -8,7 +8,7 @@ use hub_protocol::ops::clients::{
 };
 use hub_protocol::ops::schema_of;
 use hub_protocol::{CallError, Json, check_operation_id};
-use hub_storage::{ClientChange, ClientRow, NewEvent, SecretRow, Stamp};
+use hub_storage::{ClientChange, ClientRow, NewEvent, SecretRow, Stamp, StoreError};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -60,7 +60,12 @@ async fn create(ctx: Ctx, params: CreateClient) -> Result<ClientItem, CallError>
     let details = json!({ "type": row.kind, "config": shown(&row.config), "scopes": scopes, "enabled": enabled });
     let audit = audit::row(&actor(&ctx), "clients.create", &row.name, details);
     let told = event(&row.name, "created", json!({ "type": row.kind }));
-    let stored = store.clients().insert(row.clone(), audit, told).await.map_err(CoreError::from)?;
+    let stored = store.clients().insert(row.clone(), audit, told).await.map_err(|error| match error {
+        StoreError::Conflict { what: "client" } => {
+            CoreError::Conflict(format!("there is a client {:?} already", row.name))
+        }
+        error => error.into(),
+    })?;
     ctx.hub().client_changed(stored.seq).await;
     Ok(item(row, &[]))
 }

@@ -39,6 +39,9 @@ async fn put(
     value: &SecretText,
     replaces: bool,
 ) -> Result<SecretItem, CallError> {
+    if value.0.as_bytes().contains(&b'\n') && value.0.trim_end_matches(['\r', '\n']).lines().count() <= 1 {
+        return Err(CoreError::Invalid("the value ends with a line break: leave it out".into()).into());
+    }
     let verb = if replaces { "secrets.rotate" } else { "secrets.set" };
     let store = ctx.hub().store();
     for last in [false, true] {

@@ -339,7 +339,7 @@ impl Run {
         if self.kind() != OperationType::Subscription {
             let kept = redact::output(self.live.gives.as_deref(), &data);
             self.finish(Ok((envelope.clone(), kept)), AbortOutcome::AlreadyFinished).await;
-            return Some(if self.unrecorded { Err(end::unrecorded(self.live.id)) } else { Ok(envelope) });
+            return Some(if self.unrecorded { Err(end::unrecorded(&self.live)) } else { Ok(envelope) });
         }
         if let (Some(idle), Some(ms)) = (self.idle.as_mut(), self.terms.idle_ms) {
             idle.as_mut().reset(Instant::now() + Duration::from_millis(ms));
@@ -452,7 +452,9 @@ impl Run {
 
     /// Somebody else aborts this call: an ancestor's end, or `calls.abort`.
     async fn stopped(&mut self) -> CallError {
-        let error = aborted(self.live.stop.reason().as_deref());
+        // A query that a hub ends because it goes down can be asked of another one.
+        let again = self.hub.is_draining() && self.kind() == OperationType::Query && self.live.parent.is_none();
+        let error = aborted(self.live.stop.reason().as_deref()).with_retryable(again);
         self.wind_up(self.live.stop.mode(), &error).await;
         error
     }

@@ -19,9 +19,6 @@ use tokio::sync::watch;
 /// Secret that is used when the configuration names none.
 const USUAL_SECRET: &str = "token";
 
-/// Room in a registration for what is not its operations.
-const REGISTRATION_ROOM: usize = 16 * 1024;
-
 /// What executes a client's operations.
 pub(super) enum Adapter {
     Mcp(Arc<McpClient>),
@@ -138,24 +135,14 @@ async fn connect_openapi(client: &OpenedClient) -> Result<OpenApiClient, String>
         (None, None) => return Err("config needs either a url or a document".to_owned()),
     };
     let document = Document::parse(&text).map_err(|error| chain(&error))?;
-    let mut options = Options {
+    let options = Options {
         scopes: Some(scopes_of(&client.row)),
         base_url: config.base_url.as_deref().map(parsed).transpose()?,
         document_url,
         only: config.only,
         ..Options::new(&client.row.name)
     };
-    // Thousands of definitions fit no message: what answers look like is the first to go.
-    let mut import = document.operations(&options).map_err(|error| chain(&error))?;
-    for limit in [4 * 1024, 1024, 0] {
-        let size = |one: &openapi::Imported| serde_json::to_string(&one.spec).map_or(0, |text| text.len() + 1);
-        if import.operations.iter().map(size).sum::<usize>() + REGISTRATION_ROOM <= DEFAULT_MESSAGE_LIMIT {
-            break;
-        }
-        options.max_output_schema = limit;
-        options.max_input_schema = options.max_input_schema.min(limit.max(1024) * 4);
-        import = document.operations(&options).map_err(|error| chain(&error))?;
-    }
+    let (import, _) = document.operations_to_register(&options).map_err(|error| chain(&error))?;
     let builder = OpenApiClient::builder(import).policy(policy).response_limit(DEFAULT_MESSAGE_LIMIT);
     let builder = match &config.auth {
         Some(auth) => builder.credential(credential(client, auth)?).apply(Apply::Always),

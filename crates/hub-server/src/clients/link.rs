@@ -5,9 +5,10 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
 use hub_adapters::openapi::CallLimits;
-use hub_core::{Hub, Principal, Scrubber, Session, import_spoke, importer};
+use hub_core::{Hub, Principal, Session, import_spoke, importer};
 use hub_operations::{
-    Answer, Definition, Incoming, Items, Outbox, OutboxReader, Peer, PeerConfig, Registry, Reply, Responder, now_ms,
+    Answer, Definition, Incoming, Items, Outbox, OutboxReader, Peer, PeerConfig, Registry, Reply, Responder, Scrubber,
+    now_ms,
 };
 use hub_protocol::ops::Operation;
 use hub_protocol::ops::hub::{Exposure, RegisterSpoke};

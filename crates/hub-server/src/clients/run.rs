@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hub_core::{Hub, Scrubber, brings_operations};
+use hub_core::{Hub, brings_operations};
+use hub_operations::Scrubber;
 use hub_storage::{ClientRow, ClientState};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;

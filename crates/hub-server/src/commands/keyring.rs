@@ -3,7 +3,9 @@
 //! Rotation is safe to end at any moment: the new key is in the file before anything is encrypted with it, the old ones
 //! stay there until nothing needs them, and each batch of secrets is one transaction.
 
-use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use hub_core::{Keyring, agreed, keyring::reencrypt};
 use hub_storage::Store;
@@ -114,7 +116,11 @@ async fn status(config: &Config, store: &Store) -> Result<Report> {
 
 async fn rotate(config: &Config, store: &Store, drop_old: bool) -> Result<Report> {
     let source = &config.keyring;
-    let old = source.load().await?.context("there is no keyring yet: it is made with the first secret")?;
+    let Some(old) = source.load().await? else {
+        // Unless the database has secrets: then it is lost, and that is said.
+        agreed(&store.secrets().agree(BTreeMap::new()).await?)?;
+        anyhow::bail!("there is no keyring yet: it is made with the first secret");
+    };
     agreed(&store.secrets().agree(old.checks()).await?)?;
     // Secrets of an older version are what a rotation that was interrupted has left.
     let left = store.secrets().of_other_versions(old.first(), None, 1).await?;

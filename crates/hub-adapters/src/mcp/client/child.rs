@@ -18,6 +18,12 @@ use crate::process::Group;
 /// drops a message and lets the call wait.
 const MAX_LINE: usize = 16 * 1024 * 1024 - 1024;
 
+/// Lines of standard output that are no messages and passed over: some servers greet.
+const MAX_OTHERS: u32 = 200;
+
+/// Why a server that prints more of them is given up.
+pub(super) const GARBAGE: &str = "it prints what is not MCP on its standard output";
+
 /// Bytes of a line of standard error, and lines, that are logged; more is read and dropped.
 const LOG_BYTES: usize = 1_000;
 const LOG_LINES: u32 = 1_000;
@@ -105,21 +111,40 @@ async fn log(stderr: ChildStderr, name: String) {
     }
 }
 
-/// The child's standard output; fails at a line that is too long.
+/// The child's standard output; fails at a line that is too long, and when much of it can be no message.
 pub(super) struct Bounded {
     from: ChildStdout,
     line: usize,
     too_long: Arc<AtomicBool>,
+    /// Lines that can be no message.
+    others: u32,
+    garbage: Arc<AtomicBool>,
 }
 
 impl Bounded {
     fn new(from: ChildStdout) -> Self {
-        Self { from, line: 0, too_long: Arc::default() }
+        Self { from, line: 0, too_long: Arc::default(), others: 0, garbage: Arc::default() }
     }
 
     /// Whether a line was too long.
     pub(super) fn too_long(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.too_long)
+    }
+
+    /// Whether it prints what is not MCP.
+    pub(super) fn garbage(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.garbage)
+    }
+
+    /// Counts lines that begin like no JSON object or array.
+    fn count_others(&mut self, new: &[u8]) {
+        let mut begins = self.line == 0;
+        for byte in new {
+            if begins && !byte.is_ascii_whitespace() && !matches!(byte, b'{' | b'[') {
+                self.others = self.others.saturating_add(1);
+            }
+            begins = *byte == b'\n';
+        }
     }
 }
 
@@ -128,6 +153,11 @@ impl AsyncRead for Bounded {
         let before = buf.filled().len();
         std::task::ready!(Pin::new(&mut self.from).poll_read(cx, buf))?;
         let new = &buf.filled()[before..];
+        self.count_others(new);
+        if self.others > MAX_OTHERS {
+            self.garbage.store(true, Ordering::Release);
+            return Poll::Ready(Err(std::io::Error::other(GARBAGE)));
+        }
         // A line never ends at its bound and begins anew within one read: reads are far smaller than the bound.
         match new.iter().rposition(|b| *b == b'\n') {
             Some(end) => self.line = new.len() - end - 1,

@@ -151,9 +151,13 @@ impl Linker {
             _ => {
                 let (child, stdout, stdin) =
                     child::start(&self.target, &self.options.name, self.options.stderr, &self.tasks)?;
-                let too_long = stdout.too_long();
+                let (too_long, garbage) = (stdout.too_long(), stdout.garbage());
                 let transport = Tap::new(AsyncRwTransport::new(stdout, stdin), handler.progress.clone());
                 let begun = handler.clone().serve_with_lifecycle(transport, mode).await;
+                if begun.is_err() && garbage.load(Ordering::Acquire) {
+                    let (name, reason) = (self.options.name.clone(), child::GARBAGE.to_owned());
+                    return Err(McpError::Handshake { name, reason });
+                }
                 (begun, Some(child), too_long)
             }
         };

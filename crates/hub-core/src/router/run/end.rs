@@ -4,15 +4,19 @@ use std::time::Duration;
 
 use hub_operations::until;
 use hub_protocol::ops::calls::{AbortOutcome, CallEventKind};
-use hub_protocol::{CallError, CallId, ErrorCode, Json, OperationType};
+use hub_protocol::{CallError, ErrorCode, Json, OperationType};
 
 use super::{Run, Source};
+use crate::live::LiveCall;
 use crate::recorder::Change;
 use crate::redact::Kept;
 use crate::router::record::Ended;
 
 /// How long the record of a call may take that ends just before its deadline.
 const RECORD: Duration = Duration::from_secs(1);
+
+/// How long anybody waits for a store that is away.
+const AWAY: Duration = Duration::from_secs(5);
 
 impl Run {
     /// Ends the call once: out of the tree, into the record.
@@ -65,7 +69,7 @@ impl Run {
             let committed = self.hub.recorder().committed(change);
             // Nobody hangs on a store that is away: the change stays in the recorder's queue, its caller is told that
             // nothing is known.
-            match tokio::time::timeout(live.deadline.map_or(Duration::MAX, until).max(RECORD), committed).await {
+            match tokio::time::timeout(live.deadline.map_or(AWAY, until).clamp(RECORD, AWAY), committed).await {
                 Ok(written) => written,
                 Err(_) => {
                     self.unrecorded = true;
@@ -81,7 +85,11 @@ impl Run {
     }
 }
 
-pub(super) fn unrecorded(call: CallId) -> CallError {
-    CallError::new(ErrorCode::Timeout, "the call has ended, but its record could not be written by the deadline")
-        .with_details(&serde_json::json!({ "callId": call }))
+/// The call has run, and may be told of only when that is stored. With a key it is safe to ask again.
+pub(super) fn unrecorded(live: &LiveCall) -> CallError {
+    let keyed = live.idempotency_key.is_some();
+    let code = if keyed { ErrorCode::Overloaded } else { ErrorCode::ExecutionError };
+    CallError::new(code, "the call has ended, but the hub can't reach its store to record it")
+        .with_retryable(keyed)
+        .with_details(&serde_json::json!({ "callId": live.id }))
 }
