@@ -111,7 +111,7 @@ if MODE == "noisy":
     sys.stderr.write("complaint\n" * 5000)
 for line in sys.stdin:
     if MODE == "noisy":
-        sys.stdout.write("Listening on stdio!\n{not json\n\n[1,2]\n")
+        sys.stdout.write("Listening on stdio!\n" * 60 + "{not json\n\n[1,2]\n")
         send({"method": "notifications/message", "params": {"level": "info", "data": "x" * 1000}})
     message = json.loads(line)
     method, id = message.get("method"), message.get("id")

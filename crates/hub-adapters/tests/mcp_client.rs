@@ -209,6 +209,10 @@ async fn a_server_that_does_not_begin_is_named() -> Result<()> {
     ensure!(matches!(none, Err(McpError::Start { .. })));
     let gone = McpClient::connect(target("gone", &[]), McpOptions::new("fake")).await;
     ensure!(matches!(&gone, Err(McpError::Handshake { .. })), "{gone:?}");
+    let began = Instant::now();
+    let flood = McpClient::connect(McpTarget::child("yes", vec!["garbage".into()]), McpOptions::new("fake")).await;
+    let said = flood.expect_err("no server").to_string();
+    ensure!(said.contains("prints what is not MCP") && began.elapsed() < Duration::from_secs(10), "{said}");
     let options = McpOptions { connect_timeout: Duration::from_millis(300), ..McpOptions::new("fake") };
     let mute = McpClient::connect(target("mute", &[]), options).await;
     ensure!(matches!(mute, Err(McpError::Timeout { .. })));

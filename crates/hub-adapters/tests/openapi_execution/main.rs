@@ -221,6 +221,30 @@ async fn failures_have_codes() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_repeats_its_credentials_does_not_give_them_to_callers() {
+    let upstream = Upstream::answering(|request| {
+        let sent = request.header("authorization").unwrap_or_default();
+        response(
+            "200 OK",
+            &format!("Content-Type: application/json\r\nX-You: {sent}\r\n"),
+            &json!({"you": sent}).to_string(),
+        )
+    })
+    .await;
+    let basic = Credential::Basic { user: "bob".into(), password: SECRET.into() };
+    for credential in [Credential::Bearer(SECRET.into()), basic] {
+        let pets = builder(PETSTORE, &upstream.url()).credential(credential).apply(Apply::Always).build().unwrap();
+        let answer = call(&pets, "listPets", json!({})).await.unwrap();
+        let sent = upstream.last().header("authorization").unwrap().to_owned();
+        let value = sent.split(' ').next_back().unwrap();
+        assert!(answer.to_string().contains("[redacted]"), "{answer}");
+        for secret in [SECRET, value] {
+            assert!(!answer.to_string().contains(secret), "{answer}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn large_errors_are_cut() {
     let upstream =
         Upstream::answering(|_| response("500 Oops", "Content-Type: text/html\r\n", &"x".repeat(1 << 20))).await;

@@ -18,8 +18,8 @@ use crate::process::Group;
 /// drops a message and lets the call wait.
 const MAX_LINE: usize = 16 * 1024 * 1024 - 1024;
 
-/// Lines of standard output that are no messages and passed over: some servers greet.
-const MAX_OTHERS: u32 = 200;
+/// Lines of standard output in a row that are no messages and passed over: some servers log there.
+const MAX_OTHERS: u32 = 1_000;
 
 /// Why a server that prints more of them is given up.
 pub(super) const GARBAGE: &str = "it prints what is not MCP on its standard output";
@@ -116,7 +116,7 @@ pub(super) struct Bounded {
     from: ChildStdout,
     line: usize,
     too_long: Arc<AtomicBool>,
-    /// Lines that can be no message.
+    /// Lines in a row that can be no message.
     others: u32,
     garbage: Arc<AtomicBool>,
 }
@@ -136,12 +136,12 @@ impl Bounded {
         Arc::clone(&self.garbage)
     }
 
-    /// Counts lines that begin like no JSON object or array.
+    /// Counts lines since the last one that began like a JSON object or array.
     fn count_others(&mut self, new: &[u8]) {
         let mut begins = self.line == 0;
         for byte in new {
-            if begins && !byte.is_ascii_whitespace() && !matches!(byte, b'{' | b'[') {
-                self.others = self.others.saturating_add(1);
+            if begins && !byte.is_ascii_whitespace() {
+                self.others = if matches!(byte, b'{' | b'[') { 0 } else { self.others.saturating_add(1) };
             }
             begins = *byte == b'\n';
         }
