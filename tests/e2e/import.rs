@@ -141,6 +141,8 @@ async fn an_import_that_was_killed_goes_on() -> Result<()> {
     ensure!(store.is_half_copied().await?, "it was over before it was killed");
     let there = store.sizes().await?;
     store.close().await;
+    let ran = moved.run(&["verify", "--database-file", "url"]).await?;
+    ensure!(ran.code == Some(1) && ran.out.contains("run `hub-server import` again"), "{ran:?}");
     let events = there.iter().find(|(table, _)| *table == "events").context("a table")?.1;
     ensure!((1..40_000).contains(&events), "{events} events were copied");
     let rows = moved.rows().await?;

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use hub_protocol::ops::calls::ListCalls;
+use hub_protocol::ops::calls::{CallStatus, ListCalls};
+use hub_protocol::ops::keys::CreateKey;
 use hub_protocol::{CallError, ErrorCode};
 use hub_spoke::{Client, RunningSpoke};
-use hub_testkit::{eventually, psql};
+use hub_testkit::{eventually, http, psql};
 use serde_json::{Value, json};
 
 use super::bed::Bed;
@@ -219,5 +220,46 @@ async fn a_hub_whose_connections_to_the_store_are_all_busy_keeps_its_spokes() ->
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     locked.await??;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_run_while_the_store_went_away_is_told_as_it_is() -> Result<()> {
+    let bed = Bed::start(1).await?;
+    let slow = |_, _: Value| async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok::<_, CallError>("done")
+    };
+    let _worker = bed.spoke(0, "worker").mutation("work.slow", "Takes a second.", slow).build()?.start().await?;
+    let client = bed.client(0).await?;
+    // A key that the hub has not seen yet.
+    let made = client
+        .call(&CreateKey { name: "new".into(), scopes: vec![], resources: None, expires_at: None, account: None })
+        .await?;
+    let asked = Instant::now();
+    let calls = [None, Some("k")].map(|key| {
+        let request = client.request("work.slow").input(json!({})).deadline(Duration::from_secs(20));
+        let request = if let Some(key) = key { request.idempotency_key(key) } else { request };
+        tokio::spawn(async move { (request.call().await, asked.elapsed()) })
+    });
+    eventually("both run", || async {
+        let running = ListCalls { status: Some(CallStatus::Running), ..ListCalls::default() };
+        Ok((client.call(&running).await?.calls.len() == 2).then_some(()))
+    })
+    .await?;
+    bed.hubs[0].to_postgres.set(Wire::Down);
+    let at = ([127, 0, 0, 1], bed.hubs[0].port).into();
+    let refused = http(at, "POST", "/api/operations/hub.whoami", &made.secret, &json!({})).await?;
+    ensure!(refused.status == 503, "{refused:?}");
+    let [plain, keyed] = calls;
+    // It has had its effect, so nobody is invited to have it twice.
+    let (error, took) = plain.await?;
+    let error = error.unwrap_err();
+    ensure!(error.code == "EXECUTION_ERROR" && !error.retryable, "{error:?}");
+    ensure!(took < Duration::from_secs(10), "it took {took:?}");
+    // With a key the SDK asks again until the store is back, and gets the answer of the one execution.
+    bed.hubs[0].to_postgres.set(Wire::Whole);
+    let (answer, _) = keyed.await?;
+    ensure!(answer?.as_str() == "\"done\"", "another answer");
     Ok(())
 }
