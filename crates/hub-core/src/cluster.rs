@@ -27,6 +27,7 @@ use hub_protocol::{CallId, ConnectionId, HubId};
 use hub_pubsub::{Bus, BusDelivery, Connectivity, Inbox};
 use hub_storage::Store;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -44,6 +45,9 @@ const BEAT: Duration = Duration::from_millis(400);
 
 /// A hub that was silent for so long is taken for lost. With the beat's own interval this stays below 2 s.
 const SILENCE: Duration = Duration::from_millis(1_500);
+
+/// How long a hub that goes down gives the bus to take its last answers.
+const ANSWERING: Duration = Duration::from_secs(1);
 
 /// How a hub takes part in a cluster.
 #[derive(Debug, Clone)]
@@ -168,8 +172,18 @@ impl Cluster {
         }
     }
 
+    /// Waits a little until the answers to other hubs have been sent: with the links they would be lost.
+    async fn answered(&self) {
+        let until = Instant::now() + ANSWERING;
+        let on_its_way = |link: &Arc<Link>| link.peer.serving() > 0 || link.peer.outbox().queued() > 0;
+        while Instant::now() < until && self.links().values().any(on_its_way) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Leaves: the others need not wait for the lease to run out.
     pub(crate) async fn leave(&self, hub: &Hub) {
+        self.answered().await;
         if let Err(error) = hub.store().hubs().leave(self.inner.me).await {
             tracing::warn!(error = %crate::error::chain(&error), "the hub's lease was not given back");
         }
