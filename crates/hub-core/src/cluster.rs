@@ -172,22 +172,30 @@ impl Cluster {
         }
     }
 
-    /// Waits a little until the answers to other hubs have been sent: with the links they would be lost.
-    async fn answered(&self) {
+    /// Waits a little until the answers to other hubs have been sent: with the links they would be lost. Answers whether
+    /// they have.
+    async fn answered(&self) -> bool {
         let until = Instant::now() + ANSWERING;
         let on_its_way = |link: &Arc<Link>| link.peer.serving() > 0 || link.peer.outbox().queued() > 0;
-        while Instant::now() < until && self.links().values().any(on_its_way) {
+        while self.links().values().any(on_its_way) {
+            if Instant::now() > until {
+                return false;
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        true
     }
 
     /// Leaves: the others need not wait for the lease to run out.
     pub(crate) async fn leave(&self, hub: &Hub) {
-        self.answered().await;
+        let answered = self.answered().await;
         if let Err(error) = hub.store().hubs().leave(self.inner.me).await {
             tracing::warn!(error = %crate::error::chain(&error), "the hub's lease was not given back");
         }
-        self.broadcast(Kind::Beat, &self.own_beat(hub, true)).await;
+        // It says that nothing else was begun. Without it the others find out by themselves.
+        if answered {
+            self.broadcast(Kind::Beat, &self.own_beat(hub, true)).await;
+        }
         let links: Vec<_> = self.links().drain().map(|(_, link)| link).collect();
         for link in links {
             link.peer.close();
@@ -307,6 +315,10 @@ impl Cluster {
     async fn heard(&self, hub: &Hub, from: HubId, beat: Beat) {
         if beat.gone {
             self.members().forget(from);
+            // It has answered all that it began: what it has not may be given to others.
+            if let Some(link) = self.links().get(&from) {
+                link.peer.close_refused(&relay::not_here());
+            }
             self.lose(hub, from);
             return;
         }

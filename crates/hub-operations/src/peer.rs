@@ -258,11 +258,11 @@ impl Peer {
     }
 
     /// As [`Peer::close`], where the other side has said that it took nothing it has not answered: calls without a
-    /// response have not begun.
-    pub fn close_refused(&self) {
+    /// response have not begun, and fail with `error`.
+    pub fn close_refused(&self, error: &CallError) {
         let pending: Vec<_> = self.lock().pending.values().cloned().collect();
         for slot in pending {
-            slot.refuse();
+            slot.refuse(error);
         }
         self.close();
     }

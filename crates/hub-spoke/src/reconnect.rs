@@ -202,7 +202,8 @@ impl<'a> Supervisor<'a> {
         // First the link, so that no new call takes this connection.
         shared.link.send_replace(Link::Down);
         if refused {
-            peer.close_refused();
+            let refusal = "the other side went away before it took the call";
+            peer.close_refused(&CallError::new(ErrorCode::SpokeDisconnected, refusal).with_retryable(true));
         } else {
             peer.close();
         }

@@ -84,11 +84,9 @@ impl Slot {
     }
 
     /// Ends a call that the other side has not begun.
-    pub(super) fn refuse(&self) {
+    pub(super) fn refuse(&self, error: &CallError) {
         if self.lock().seen == 0 {
-            let error =
-                CallError::new(ErrorCode::SpokeDisconnected, "the other side went away before it took the call");
-            self.end(End::Failed(error.with_retryable(true)));
+            self.end(End::Failed(error.clone()));
         }
     }
 
