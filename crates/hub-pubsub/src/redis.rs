@@ -1,9 +1,12 @@
 //! The target and the bus between processes that use one Redis server.
 
 mod bus;
+mod cluster;
 mod health;
 mod link;
+mod place;
 mod sender;
+mod sentinel;
 mod settings;
 mod wanted;
 

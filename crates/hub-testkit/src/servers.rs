@@ -7,10 +7,12 @@ mod child;
 mod install;
 mod postgres;
 mod redis;
+mod redis_cluster;
 
 pub use install::ensure_installed;
 pub use postgres::{Postgres, PostgresOptions};
 pub use redis::{Redis, RedisServerOptions, Sentinel};
+pub use redis_cluster::RedisCluster;
 
 use anyhow::{Context as _, Result};
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rand::Rng as _;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ErrorKind, PushInfo, PushKind, RedisError, Value};
+use redis::{AsyncConnectionConfig, ErrorKind, PushInfo, PushKind, RedisError, ServerErrorKind, Value};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -18,8 +18,9 @@ use super::wanted::{Changes, Name, Wanted};
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// A connection that lasted this long was a good one: the next loss starts with the shortest pause again.
 const GOOD: Duration = Duration::from_secs(10);
-/// A silent connection is asked this often whether it is still there; only then a dead network is noticed.
-const ASK_EVERY: Duration = Duration::from_secs(5);
+/// A connection is asked this often whether it is still there, and still the right one; only then a dead network is
+/// noticed, or that hubs meet elsewhere now.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 /// Names per SUBSCRIBE, so that thousands after a reconnect do not hold up the server for others.
 const AT_ONCE: usize = 512;
 
@@ -163,7 +164,8 @@ impl Link {
 
     /// Asks the server.
     pub(crate) async fn check(&self) -> Result<(), &'static str> {
-        ping(&mut self.connection().await?.redis).await
+        let mut connection = self.connection().await?;
+        self.shared.ask(&mut connection).await
     }
 
     /// Ends the connection for good.
@@ -201,12 +203,11 @@ impl Shared {
         let patience = self.settings.options.timeout;
         let lost = Arc::new(Notify::new());
         let generation = self.gate().generation + 1;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(patience))
-            .set_response_timeout(Some(patience))
-            .set_push_sender(self.receiver(generation, lost.clone()));
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(patience)).set_response_timeout(Some(patience));
         let connecting = async {
-            let client = self.settings.client().await?;
+            let client = self.settings.place.client(&config).await?;
+            let config = config.set_push_sender(self.receiver(generation, lost.clone()));
             client.get_multiplexed_async_connection_with_config(&config).await
         };
         // The handshake's answers too: what listens there may be no Redis and say nothing.
@@ -242,12 +243,16 @@ impl Shared {
                     let told = self.tell(&mut connection, &changes).await;
                     told.map(|()| self.wanted.confirm(changes.subscribe, connection.generation))
                 }
-                _ = ask.tick() => ping(&mut connection.redis).await,
+                _ = ask.tick() => self.ask(&mut connection).await,
             };
             if let Err(reason) = result {
                 return reason;
             }
         }
+    }
+
+    async fn ask(&self, connection: &mut Connection) -> Result<(), &'static str> {
+        self.settings.place.ask(&mut connection.redis).await.map_err(|error| self.failed(&error))
     }
 
     async fn tell(&self, connection: &mut Connection, changes: &Changes) -> Result<(), &'static str> {
@@ -306,6 +311,9 @@ impl Shared {
         match (error.kind(), error.code()) {
             (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => "wrong username or password",
             (ErrorKind::MasterNameNotFoundBySentinel, _) => "no Sentinel knows a master of this name that answers",
+            (ErrorKind::Server(ServerErrorKind::Moved), _) => "another node serves the slot of the hub's prefix now",
+            (ErrorKind::Server(ServerErrorKind::ClusterDown), _) => "the cluster is down, or most of it not reached",
+            _ if error.to_string().contains("cluster support disabled") => "the server is not a node of a cluster",
             (_, Some("NOPERM")) => "the user may not do this",
             (ErrorKind::Parse | ErrorKind::UnexpectedReturnType, _) => "not a redis server",
             (ErrorKind::RESP3NotSupported, _) => "the server is older than Redis 6",
@@ -318,14 +326,6 @@ impl Shared {
 
     fn gate(&self) -> MutexGuard<'_, Gate> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-async fn ping(connection: &mut MultiplexedConnection) -> Result<(), &'static str> {
-    match connection.send_packed_command(&redis::cmd("PING")).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.is_timeout() => Err("no answer in time"),
-        Err(_) => Err("connection lost"),
     }
 }
 

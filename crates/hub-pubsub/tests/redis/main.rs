@@ -1,5 +1,6 @@
 //! The target and the bus on a real Redis server.
 
+mod cluster;
 mod outage;
 mod refusal;
 mod suite;

@@ -23,7 +23,8 @@ async fn reason(url: &str) -> &'static str {
 
 #[tokio::test]
 async fn passwords_are_checked_and_not_shown() {
-    let server = Redis::start_with(&RedisServerOptions { password: Some("right-pw".into()) }).expect("redis");
+    let options = RedisServerOptions { password: Some("right-pw".into()), ..Default::default() };
+    let server = Redis::start_with(&options).expect("redis");
     let port = server.port();
     let target = EventTarget::redis(&server.url(), RedisOptions::default()).expect("a URL");
     assert_eq!(target.check().await, Ok(()));
@@ -46,6 +47,15 @@ async fn another_server_is_told_apart() {
         }
     });
     assert_eq!(reason(&format!("redis://127.0.0.1:{port}")).await, "not a redis server");
+}
+
+#[tokio::test]
+async fn a_cluster_must_be_one_and_be_up() {
+    let node = Redis::start_with(&RedisServerOptions { cluster: true, ..Default::default() }).expect("redis");
+    let told = reason(&format!("redis+cluster://127.0.0.1:{}", node.port())).await;
+    assert_eq!(told, "the cluster is down, or most of it not reached");
+    let told = reason(&shared_url().replace("redis://", "redis+cluster://")).await;
+    assert_eq!(told, "the server is not a node of a cluster");
 }
 
 #[tokio::test]

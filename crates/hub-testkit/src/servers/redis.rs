@@ -13,6 +13,8 @@ use super::child::{Server, command, find, folder, free_port};
 pub struct RedisServerOptions {
     /// Letters, digits and `-` only, as it is part of a URL.
     pub password: Option<String>,
+    /// A node of a cluster that as yet has no others and serves nothing.
+    pub cluster: bool,
 }
 
 /// A Redis or Valkey server of its own that keeps nothing on disk.
@@ -20,6 +22,8 @@ pub struct Redis {
     server: Option<Server>,
     program: PathBuf,
     port: u16,
+    /// On which nodes of a cluster speak to each other.
+    bus_port: u16,
     options: RedisServerOptions,
     // Last, so that the server has ended when it is removed.
     folder: TempDir,
@@ -41,7 +45,8 @@ impl Redis {
     pub fn start_with(options: &RedisServerOptions) -> Result<Self> {
         let program = program().context("Redis is not installed (no redis-server or valkey-server found)")?;
         let folder = folder("redis", None)?;
-        let mut redis = Self { server: None, program, port: free_port()?, options: options.clone(), folder };
+        let (port, bus_port) = (free_port()?, free_port()?);
+        let mut redis = Self { server: None, program, port, bus_port, options: options.clone(), folder };
         redis.start_again()?;
         Ok(redis)
     }
@@ -57,6 +62,10 @@ impl Redis {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    pub(super) fn bus_port(&self) -> u16 {
+        self.bus_port
     }
 
     /// The process, while it runs.
@@ -81,7 +90,7 @@ impl Redis {
         self.server.take().map_or(Ok(()), Server::stop)
     }
 
-    /// Starts it on the same port, empty, after [`kill`](Self::kill) or [`stop`](Self::stop).
+    /// Starts it on the same port, without data, after [`kill`](Self::kill) or [`stop`](Self::stop).
     ///
     /// # Errors
     /// It does not start.
@@ -90,7 +99,14 @@ impl Redis {
         let mut command = command(&self.program, folder, None);
         command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--daemonize", "no"]);
         command.args(["--save", "", "--appendonly", "no", "--dir"]).arg(folder);
-        command.args(self.options.password.iter().flat_map(|password| ["--requirepass", password]));
+        let password = self.options.password.iter();
+        command.args(password.flat_map(|password| ["--requirepass", password, "--masterauth", password]));
+        if self.options.cluster {
+            command.args(["--cluster-enabled", "yes", "--cluster-port", &self.bus_port.to_string()]);
+            // However long a replica has not heard of its master, it takes over; and it is one at once.
+            command.args(["--cluster-node-timeout", "2000", "--cluster-replica-validity-factor", "0"]);
+            command.args(["--repl-diskless-sync-delay", "0"]);
+        }
         // Any answer: with a password it is an error.
         let is_ready = || ask(self.port, "PING\r\n").is_ok_and(|answer| !answer.starts_with("-LOADING"));
         self.server = Some(Server::start(&mut command, folder, is_ready)?);
@@ -174,7 +190,7 @@ mod tests {
 
     #[test]
     fn starts_dies_and_starts_again() -> Result<()> {
-        let mut redis = Redis::start_with(&RedisServerOptions { password: Some("pw".into()) })?;
+        let mut redis = Redis::start_with(&RedisServerOptions { password: Some("pw".into()), ..Default::default() })?;
         assert!(redis.command(&["PING"])?.contains("+PONG"));
         redis.kill()?;
         assert!(redis.command(&["PING"]).is_err());
