@@ -4,5 +4,6 @@ mod bed;
 mod calls;
 mod chaos;
 mod cuts;
+mod nodes;
 mod proxy;
 mod rolling;

@@ -108,9 +108,12 @@ impl EventTarget {
     }
 
     /// A target between all processes that use the Redis (6 or newer) or Valkey server at `url`: `redis://`, `rediss://`
-    /// (TLS) or `unix://`, with user, password and database where needed; or at the master that Sentinels name,
-    /// `redis+sentinel://[user:password@]host[:port][,host[:port]…]/master[/database]` (`rediss+sentinel://` with TLS to
-    /// all of them), where user and password are for the master. Redis Cluster is not supported.
+    /// (TLS) or `unix://`, with user, password and database where needed. Or one that may be replaced by another (with
+    /// `rediss+` in place of `redis+`, TLS to all of them):
+    /// - the master that Sentinels name, `redis+sentinel://[user:password@]host[:port][,host[:port]…]/master[/database]`,
+    ///   where user and password are for the master;
+    /// - the node of a Redis Cluster that serves the slot of the prefix,
+    ///   `redis+cluster://[user:password@]host[:port][,host[:port]…]`.
     ///
     /// Connects in the background and goes on trying; [`check`](Self::check) tells how it is. While the server is away,
     /// [`publish`](Self::publish) fails at once, but reaches this process; subscribing works, and every subscription

@@ -50,7 +50,7 @@ pub const KEYS: &[Key] = &[
     key("database_file", "", "file that holds the URL for database, so that no password is in a list of processes"),
     secret(
         "redis",
-        "redis://…, rediss://… or redis+sentinel://HOST,HOST/MASTER for the bus between hubs that share a database",
+        "redis://…, redis+sentinel://HOST,HOST/MASTER or redis+cluster://HOST,HOST for the bus between hubs that share a database; with TLS rediss…",
     ),
     key("redis_file", "", "file that holds the URL for redis"),
     key("advertise", "", "URL at which others reach this hub, for lists [default: the address it listens on]"),

@@ -37,6 +37,11 @@ impl Bed {
     }
 
     pub(super) async fn start_with(count: usize, flags: &[&str]) -> Result<Self> {
+        Self::start_at(None, count, flags).await
+    }
+
+    /// With another Redis than the bed's own.
+    pub(super) async fn start_at(redis_url: Option<&str>, count: usize, flags: &[&str]) -> Result<Self> {
         let (postgres, redis) = tokio::task::spawn_blocking(|| {
             anyhow::Ok((Postgres::start_with(PostgresOptions { durable: false })?, Redis::start()?))
         })
@@ -52,7 +57,7 @@ impl Bed {
                 "--database".to_owned(),
                 format!("postgres://postgres@127.0.0.1:{}/postgres", to_postgres.port()),
                 "--redis".to_owned(),
-                format!("redis://127.0.0.1:{}/", to_redis.port()),
+                redis_url.map_or_else(|| format!("redis://127.0.0.1:{}/", to_redis.port()), str::to_owned),
             ];
             let flags = own.into_iter().chain(flags.iter().map(|f| (*f).to_owned())).collect();
             let folder = folder.path().join(format!("hub{n}"));

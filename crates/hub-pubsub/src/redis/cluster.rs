@@ -88,3 +88,26 @@ fn moved_to(from: &ConnectionInfo, error: &RedisError) -> Option<ConnectionInfo>
     };
     Some(from.clone().set_addr(to))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_named_node_is_found_with_the_same_login() {
+        let next = |seed: &str, address: &str| {
+            let seeds = hosts(seed, "u:pw@", "seed:7000", 1, "").expect("a seed");
+            let answer = redis::parse_redis_value(format!("-MOVED 7 {address}\r\n").as_bytes()).expect("an error");
+            let info = moved_to(&seeds[0], &answer.extract_error().expect_err("an error"))?;
+            assert_eq!((info.redis_settings().username(), info.redis_settings().password()), (Some("u"), Some("pw")));
+            assert_eq!(matches!(info.addr(), ConnectionAddr::TcpTls { insecure: false, .. }), seed == "rediss");
+            Some(info.addr().to_string())
+        };
+        assert_eq!(next("redis", "10.0.0.1:7001").as_deref(), Some("10.0.0.1:7001"));
+        assert_eq!(next("rediss", "node.example:7001").as_deref(), Some("node.example:7001"));
+        assert_eq!(next("redis", "::1:7001").as_deref(), Some("::1:7001"));
+        // It does not know how it is reached.
+        assert_eq!(next("rediss", ":7001").as_deref(), Some("seed:7001"));
+        assert_eq!(next("redis", "?"), None);
+    }
+}

@@ -83,12 +83,12 @@ async fn the_replica_that_takes_the_place_of_a_lost_node_is_found() {
     let url = cluster.url().replace('@', "@127.0.0.1:1,");
     let mut hubs = Hubs::start(&url).await;
     let lost = cluster.serving(PREFIX).expect("a node");
-    cluster.node_mut(lost).expect("the node").kill().expect("kill");
+    cluster.nodes[lost].kill().expect("kill");
     hubs.are_interrupted().await;
     assert_ne!(cluster.serving(PREFIX).expect("another node"), lost);
     hubs.works("after").await;
     // As a replica: nobody has a reason to go there.
-    cluster.node_mut(lost).expect("the node").start_again().expect("start");
+    cluster.nodes[lost].start_again().expect("start");
     hubs.works("later").await;
     assert_ne!(cluster.serving(PREFIX).expect("another node"), lost);
 }
@@ -104,8 +104,7 @@ async fn a_slot_that_moves_takes_everyone_along() {
         let now = cluster.serving(PREFIX).expect("a node");
         assert_ne!(now, before);
         let listening = async |node: usize, number: &str| {
-            let node = cluster.node(node).expect("a node");
-            while !node.command(&["PUBSUB", "NUMSUB", "hub:h:a"]).expect("a number").ends_with(number) {
+            while !cluster.nodes[node].command(&["PUBSUB", "NUMSUB", "hub:h:a"]).expect("a number").ends_with(number) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };

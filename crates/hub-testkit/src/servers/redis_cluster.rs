@@ -10,7 +10,8 @@ const MASTERS: usize = 3;
 /// Six nodes of a Redis Cluster with a password: three masters, and a replica of each that takes its place some seconds
 /// after it has gone.
 pub struct RedisCluster {
-    nodes: Vec<Redis>,
+    /// The dead ones too.
+    pub nodes: Vec<Redis>,
 }
 
 impl RedisCluster {
@@ -62,22 +63,6 @@ impl RedisCluster {
             ensure!(Instant::now() < until, "no node serves {key}");
             std::thread::sleep(Duration::from_millis(20));
         }
-    }
-
-    /// One of the nodes.
-    ///
-    /// # Errors
-    /// There is none of this number.
-    pub fn node(&self, number: usize) -> Result<&Redis> {
-        self.nodes.get(number).context("no such node")
-    }
-
-    /// One of the nodes, to be killed and started again.
-    ///
-    /// # Errors
-    /// There is none of this number.
-    pub fn node_mut(&mut self, number: usize) -> Result<&mut Redis> {
-        self.nodes.get_mut(number).context("no such node")
     }
 
     /// Moves the slot of a key, which must hold nothing, from its node to another master, while both live.
