@@ -1,4 +1,5 @@
 mod graph;
+mod message;
 mod shape;
 
 use hub_protocol::{Json, Violation};
@@ -6,6 +7,7 @@ use jsonschema::{Draft, PatternOptions, Validator};
 use serde_json::Value;
 
 use graph::Graph;
+use message::message;
 
 /// What stands in the place of a secret.
 pub const REDACTED: &str = "[redacted]";
@@ -71,7 +73,7 @@ impl Schema {
         Err(validator
             .iter_errors(&value)
             .take(MAX_VIOLATIONS)
-            .map(|e| Violation { path: e.instance_path().to_string(), message: e.masked().to_string() })
+            .map(|e| Violation { path: e.instance_path().to_string(), message: message(&e) })
             .collect())
     }
 
