@@ -210,8 +210,15 @@ async fn schema(out: Out, hub: &Hub, args: SchemaArgs) -> Result<()> {
 }
 
 async fn draw(out: Out, hub: &Hub, args: GraphArgs) -> Result<()> {
-    let params = GetGraph { namespace: args.namespace, include_incompatible: args.all.then_some(true) };
-    let graph = hub.call(&params).await?;
+    let mut params =
+        GetGraph { namespace: args.namespace, include_incompatible: args.all.then_some(true), cursor: None };
+    let mut graph = hub.call(&params).await?;
+    while let Some(next) = graph.next_cursor.take() {
+        params.cursor = Some(next);
+        let page = hub.call(&params).await?;
+        graph.edges.extend(page.edges);
+        graph.next_cursor = page.next_cursor;
+    }
     if out.json {
         return out.document(&graph);
     }
@@ -221,7 +228,7 @@ async fn draw(out: Out, hub: &Hub, args: GraphArgs) -> Result<()> {
         Drawing::Mermaid => graph::mermaid(&graph),
     })?;
     if graph.truncated {
-        out.note("note: there is more than this; --namespace shows a part");
+        out.note("note: there are more operations than are compared at once; --namespace shows others");
     } else if graph.edges.is_empty() {
         out.note("no operation's answer is known to fit another's input");
     }

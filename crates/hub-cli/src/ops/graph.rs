@@ -78,6 +78,7 @@ mod tests {
             nodes: vec![node("a.x"), node("b.\"y")],
             edges: vec![edge("a.x", "b.\"y", vec![]), edge("b.\"y", "a.x", vec![found])],
             truncated: false,
+            next_cursor: None,
         }
     }
 

@@ -6,16 +6,16 @@ use hub_operations::{Definition, RegistryBuilder};
 use hub_protocol::ops::graph::{
     CheckCompatible, Compatibility, GetGraph, GraphEdge, GraphNode, Mismatch, OperationGraph,
 };
-use hub_protocol::{CallError, OperationSpec};
+use hub_protocol::{CallError, Json, OperationSpec};
 
-use crate::Principal;
 use crate::ctx::Ctx;
+use crate::{CoreError, Principal};
 
 /// Most operations of one graph: the pairs grow with its square.
 const MAX_NODES: usize = 300;
 
-/// Most edges of one graph.
-const MAX_EDGES: usize = 5_000;
+/// Edges of one page, in bytes: it fits into a message with all nodes.
+const PAGE: usize = 256 * 1024;
 
 /// Most mismatches of one edge.
 const MAX_MISMATCHES: usize = 10;
@@ -57,24 +57,36 @@ async fn operations(ctx: Ctx, params: GetGraph) -> Result<OperationGraph, CallEr
     let change = *ctx.hub().offers_changed().borrow();
     let mut specs = ctx.hub().callable(&principal, |spec| within(spec, params.namespace.as_deref()));
     specs.sort_by_key(OperationSpec::id);
-    let mut truncated = specs.len() > MAX_NODES;
+    let truncated = specs.len() > MAX_NODES;
     specs.truncate(MAX_NODES);
-    let mut edges = Vec::new();
-    for n in 0..specs.len() * specs.len() {
+    let first = params.cursor.as_deref().map_or(Ok(0), |cursor| pair_after(cursor, &specs))?;
+    let (mut edges, mut bytes, mut next_cursor) = (Vec::<GraphEdge>::new(), 0, None);
+    for n in first..specs.len() * specs.len() {
         if n % AT_ONCE == 0 {
             tokio::task::yield_now().await;
         }
         let (from, to) = (&specs[n / specs.len()], &specs[n % specs.len()]);
         let verdict = ctx.hub().verdicts().of(change, from, to);
         let Some(edge) = edge(from, to, &verdict, params.include_incompatible == Some(true)) else { continue };
-        if edges.len() == MAX_EDGES {
-            truncated = true;
+        bytes += Json::from_serialize(&edge).map_or(0, |edge| edge.size());
+        if let Some(last) = edges.last().filter(|_| bytes > PAGE) {
+            next_cursor = Some(format!("{} {}", last.from, last.to));
             break;
         }
         edges.push(edge);
     }
     let node = |spec: &OperationSpec| GraphNode { id: spec.id(), version: spec.version.clone(), r#type: spec.kind };
-    Ok(OperationGraph { nodes: specs.iter().map(node).collect(), edges, truncated })
+    let nodes = if params.cursor.is_none() { specs.iter().map(node).collect() } else { Vec::new() };
+    Ok(OperationGraph { nodes, edges, truncated, next_cursor })
+}
+
+/// Number of the first pair after the one that a cursor names; either may be gone by now.
+fn pair_after(cursor: &str, specs: &[OperationSpec]) -> Result<usize, CoreError> {
+    let pair = cursor.split_once(' ').ok_or_else(|| CoreError::Invalid("cursor: not one of a previous page".into()))?;
+    let row = specs.partition_point(|spec| spec.id().as_str() < pair.0);
+    let in_row = specs.get(row).filter(|spec| spec.id() == pair.0);
+    let column = in_row.map_or(0, |_| specs.partition_point(|spec| spec.id().as_str() <= pair.1));
+    Ok(row * specs.len() + column)
 }
 
 fn edge(from: &OperationSpec, to: &OperationSpec, verdict: &Verdict, also_misfits: bool) -> Option<GraphEdge> {

@@ -48,15 +48,21 @@ wire! {
         /// Also edges between operations that don't fit, with what does not.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         include_incompatible: Option<bool>,
+        /// From the previous page.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cursor: Option<String>,
     }
-    /// Operations and how they fit together. Cycles are ordinary.
+    /// A page of operations and how they fit together. Cycles are ordinary.
     pub struct OperationGraph {
-        /// By id.
+        /// By id; all of them on the first page, none on others.
         nodes: Vec<GraphNode>,
         /// By ids.
         edges: Vec<GraphEdge>,
-        /// Whether there are more nodes or edges than these.
+        /// Whether there are more than the 300 operations that are compared; a namespace narrows it.
         truncated: bool,
+        /// For the next page of edges; absent on the last.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next_cursor: Option<String>,
     }
     /// One operation.
     pub struct GraphNode {
@@ -84,4 +90,4 @@ wire! {
 operation!(CheckCompatible => Compatibility, "graph.compatible", Query, [],
     "Tell whether what one operation answers fits what another takes, and where it does not.");
 operation!(GetGraph => OperationGraph, "graph.operations", Query, [],
-    "Read the graph of operations you may call: an edge where the output of one fits the input of another.");
+    "Read the graph of operations you may call, page by page: an edge where the output of one fits the input of another.");
