@@ -1,5 +1,7 @@
 //! The command line `hub` as a program, against the real server.
 
+mod clients;
+
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -247,6 +249,7 @@ async fn exit_codes_are_those_of_the_page_and_an_error_is_one_line() -> Result<(
     for (words, code, says) in [
         (&["call", "t.fail"][..], 1, "TANK_EMPTY: refill it"),
         (&["call", "t.count", "to=many"], 1, "hub ops schema t.count"),
+        (&["call", "clients.create", "name=x", "type=nope"], 1, "\"llm-provider\", \"vcs\""),
         (&["nonsense"], 2, "nonsense"),
         (&["call", "t.echo", "@none.json"], 2, "none.json"),
         (&["call", "t.echo", "{"], 2, ""),

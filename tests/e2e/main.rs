@@ -8,6 +8,7 @@ mod crash;
 mod deploy;
 mod door;
 mod examples;
+mod graph;
 mod hidden;
 mod hostile;
 mod http;

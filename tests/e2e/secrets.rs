@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 /// Its encodings all differ from it and from each other.
-const CANARY: &str = "cAnArY-7f/3+x=Zq9~K-end";
+pub(crate) const CANARY: &str = "cAnArY-7f/3+x=Zq9~K-end";
 
 /// The canary in every form in which somebody might write it down.
 fn forms() -> Vec<String> {
@@ -64,14 +64,14 @@ fn assert_clean(place: &str, bytes: &[u8]) {
 
 /// What an upstream has seen.
 #[derive(Default)]
-struct Seen {
+pub(crate) struct Seen {
     credentials: Vec<String>,
     /// Requests that their sender gave up.
     given_up: usize,
 }
 
 /// An API that tells whether the credential arrived, echoes it in an error, and is slow on request.
-async fn upstream() -> Result<(SocketAddr, Arc<Mutex<Seen>>)> {
+pub(crate) async fn upstream() -> Result<(SocketAddr, Arc<Mutex<Seen>>)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let (address, seen) = (listener.local_addr()?, Arc::new(Mutex::new(Seen::default())));
     let shared = Arc::clone(&seen);
@@ -116,7 +116,7 @@ async fn upstream() -> Result<(SocketAddr, Arc<Mutex<Seen>>)> {
     Ok((address, seen))
 }
 
-fn document() -> String {
+pub(crate) fn document() -> String {
     let get = |id: &str| json!({ "get": { "operationId": id, "responses": { "200": { "description": "It." } } } });
     let paths = json!({ "/ok": get("ok"), "/fail": get("fail"), "/slow": get("slow") });
     json!({ "openapi": "3.1.0", "info": { "title": "Forge", "version": "1.0.0" }, "paths": paths }).to_string()

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use hub_protocol::CallId;
 
 use crate::connect::Globals;
-use crate::{audit, call, calls, completions, events, keys, mcp, ops, spoke, spokes};
+use crate::{audit, call, calls, clients, completions, events, keys, mcp, ops, secrets, spoke, spokes};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -15,6 +15,8 @@ Examples:
   hub call dev.laptop.bash.run command='make test' a stream prints as it comes; Ctrl-C aborts it everywhere
   hub calls tree last                              what your newest call has called
   hub events --follow                              watch the cluster
+  hub clients create forge --type openapi url=https://forge.example/openapi.json
+                                                   offer an HTTP API through the hub itself
   hub spoke exec --name grep --op search.grep -- rg --json {pattern}
                                                    offer a command line as an operation
   hub mcp --print-config                           give an MCP host all of it as four tools";
@@ -48,7 +50,7 @@ Examples:
   hub whoami
   HUB_KEY=hub_… hub whoami --json | jq .identity.scopes";
 
-/// Talk to a hub: call operations, watch calls, manage keys, offer commands.
+/// Talk to a hub: call operations, watch calls, manage keys and services, offer commands.
 #[derive(Debug, Parser)]
 #[command(
     name = "hub",
@@ -80,6 +82,12 @@ pub(crate) enum Command {
     /// Make, rotate and revoke API keys.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Use services outside: MCP servers, HTTP APIs and others.
+    #[command(subcommand)]
+    Clients(clients::ClientsCommand),
+    /// Set what those services are reached with.
+    #[command(subcommand)]
+    Secrets(secrets::SecretsCommand),
     /// Read or follow the event log.
     Events(events::EventsArgs),
     /// Read the audit log.

@@ -4,6 +4,7 @@ mod args;
 mod audit;
 mod call;
 mod calls;
+mod clients;
 mod completions;
 mod connect;
 mod events;
@@ -12,6 +13,7 @@ mod keys;
 mod mcp;
 mod ops;
 mod output;
+mod secrets;
 mod spoke;
 mod spokes;
 mod status;
@@ -59,6 +61,8 @@ async fn run(cx: &Cx, command: Command) -> Result<()> {
         Command::Spokes(args) => interruptible(spokes::run(cx, args)).await,
         Command::Calls(command) => interruptible(calls::run(cx, command)).await,
         Command::Keys(command) => interruptible(keys::run(cx, command)).await,
+        Command::Clients(command) => interruptible(clients::run(cx, command)).await,
+        Command::Secrets(command) => interruptible(secrets::run(cx, command)).await,
         Command::Events(args) => interruptible(events::run(cx, args)).await,
         Command::Audit(args) => interruptible(audit::run(cx, args)).await,
         Command::Status => interruptible(status::status(cx)).await,
