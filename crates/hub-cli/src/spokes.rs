@@ -1,7 +1,7 @@
 //! `hub spokes`.
 
 use clap::Args;
-use hub_protocol::ops::hub::{ListSpokes, SpokeItem, SpokeStatus};
+use hub_protocol::ops::hub::{GetStatus, HubItem, ListSpokes, SpokeItem, SpokeStatus};
 
 use crate::connect::Cx;
 use crate::failure::Result;
@@ -26,13 +26,17 @@ pub(crate) async fn run(cx: &Cx, args: SpokesArgs) -> Result<()> {
     if cx.out.json {
         return cx.out.document(&reply);
     }
+    let hubs = hub.call(&GetStatus {}).await?.hubs;
     let empty =
         if args.all { "no spoke has ever connected" } else { "no spoke is connected; --all shows those that were" };
-    cx.out.list(&table(&reply.spokes, now_ms()), empty)
+    cx.out.list(&table(&reply.spokes, &hubs, now_ms()), empty)
 }
 
-fn table(spokes: &[SpokeItem], now: u64) -> Table {
-    let mut table = Table::new(&["NAME", "TYPE", "STATUS", ">RUNNING", ">LOAD", ">OPERATIONS", "SINCE", "VERSION"]);
+/// Where several hubs may share the spokes, also which of them has or had each.
+fn table(spokes: &[SpokeItem], hubs: &[HubItem], now: u64) -> Table {
+    let heads = ["NAME", "TYPE", "STATUS", ">RUNNING", ">LOAD", ">OPERATIONS", "SINCE", "HUB", "VERSION"];
+    let shown = |head: &&str| *head != "HUB" || !hubs.is_empty();
+    let mut table = Table::new(&heads.into_iter().filter(shown).collect::<Vec<_>>());
     for spoke in spokes {
         let (status, since) = match spoke.status {
             SpokeStatus::Connected if spoke.draining => (Cell::new("draining", Paint::Yellow), spoke.connected_at),
@@ -41,7 +45,9 @@ fn table(spokes: &[SpokeItem], now: u64) -> Table {
                 (Cell::new("disconnected", Paint::Dim), spoke.disconnected_at.unwrap_or(spoke.connected_at))
             }
         };
-        table.row([
+        let home = hubs.iter().find(|hub| hub.hub_id == spoke.hub_id);
+        let home = home.map_or_else(|| spoke.hub_id.to_string(), |hub| hub.address.clone());
+        let cells = [
             Cell::new(&spoke.name, Paint::Bold),
             (&spoke.spoke_type).into(),
             status,
@@ -49,8 +55,10 @@ fn table(spokes: &[SpokeItem], now: u64) -> Table {
             spoke.load.map_or_else(|| "-".to_owned(), |load| format!("{load:.1}")).into(),
             spoke.operations.len().to_string().into(),
             ago(since, now).into(),
+            home.into(),
             spoke.version.as_deref().unwrap_or("-").into(),
-        ]);
+        ];
+        table.row(heads.iter().zip(cells).filter(|(head, _)| shown(head)).map(|(_, cell)| cell));
     }
     table
 }
@@ -75,10 +83,24 @@ mod tests {
         };
         let spokes = [spoke("laptop", "connected"), spoke("gpu", "disconnected")];
         assert_eq!(
-            table(&spokes, 6_000).render(Style { colour: false }, None),
+            table(&spokes, &[], 6_000).render(Style { colour: false }, None),
             "NAME    TYPE     STATUS        RUNNING  LOAD  OPERATIONS  SINCE       VERSION\n\
              laptop  dev-env  connected           3   0.2           1  5.00 s ago  -\n\
              gpu     dev-env  disconnected        3   0.2           1  2.00 s ago  -\n"
         );
+        let hub = |id: &str| {
+            let (address, version) = ("http://10.0.0.5:3300", "0.1.0");
+            serde_json::from_value::<HubItem>(json!({
+                "hubId": id, "address": address, "version": version, "startedAt": 0, "lastHeardAt": 0, "own": true,
+                "linked": true, "draining": false, "connections": 1, "spokes": 1, "callsInFlight": 0, "recorderBacklog": 0,
+            }))
+            .unwrap()
+        };
+        let text = |id: &str| table(&spokes[..1], &[hub(id)], 6_000).render(Style { colour: false }, None);
+        let known = text("019aa571-0000-7000-8000-000000000000");
+        assert!(known.contains("SINCE       HUB                   VERSION\n"), "{known}");
+        assert!(known.ends_with("5.00 s ago  http://10.0.0.5:3300  -\n"), "{known}");
+        let gone = text("019aa571-0000-7000-8000-000000000001");
+        assert!(gone.ends_with("5.00 s ago  019aa571-0000-7000-8000-000000000000  -\n"), "{gone}");
     }
 }

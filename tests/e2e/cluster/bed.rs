@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -27,7 +27,7 @@ pub(super) struct Bed {
     pub(super) redis: Redis,
     pub(super) balancer: Balancer,
     pub(super) key: String,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Bed {
@@ -65,7 +65,7 @@ impl Bed {
             hubs.push(Place { port: free_port()?, folder, flags, process: None, to_postgres, to_redis });
         }
         let balancer = Balancer::start(hubs.iter().map(|h| h.port).collect()).await?;
-        let mut bed = Self { hubs, postgres, redis, balancer, key: String::new(), _folder: folder };
+        let mut bed = Self { hubs, postgres, redis, balancer, key: String::new(), folder };
         for n in 0..count {
             bed.start_hub(n).await?;
         }
@@ -80,6 +80,11 @@ impl Bed {
         let flags: Vec<&str> = hub.flags.iter().map(String::as_str).collect();
         hub.process = Some(HubProcess::start(&hub.folder, hub.port, &flags).await?);
         Ok(())
+    }
+
+    /// A folder for programs beside the hubs.
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Ends a hub as a power failure would.

@@ -11,7 +11,7 @@ use hub_protocol::ops::hub::{DrainSpoke, ListSpokes};
 use hub_protocol::ops::keys::{CreateKey, RevokeKey};
 use hub_protocol::{CallError, ErrorCode, OnDisconnect};
 use hub_spoke::{Client, Context};
-use hub_testkit::eventually;
+use hub_testkit::{binary, command, eventually, run};
 use serde_json::{Value, json};
 
 use super::bed::Bed;
@@ -63,6 +63,10 @@ async fn a_spoke_on_one_hub_serves_callers_of_all() -> Result<()> {
         }
         ensure!(next == 10_000, "{next} items");
     }
+    let mut listing = command(binary("hub")?, bed.folder());
+    listing.args(["spokes", "--url", &format!("ws://127.0.0.1:{}", bed.hubs[2].port)]).env("HUB_KEY", &bed.key);
+    let listed = run(&mut listing).await?;
+    ensure!(listed.out.contains(&format!("http://127.0.0.1:{}", bed.hubs[0].port)), "not where it is: {listed:?}");
     // The third hub's reader of the log has seen all of it, in order.
     let (mut last, mut ended) = (0, 0);
     while ended < 9 {
