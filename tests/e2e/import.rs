@@ -97,6 +97,19 @@ async fn a_grown_hub_moves_into_postgres_and_nothing_is_lost() -> Result<()> {
         assert!(ran.out.contains("nothing is wrong") && ran.err.is_empty(), "{ran:?}");
     }
 
+    // A copy beside the file, which is in the same folder; neither database into itself.
+    let beside = moved.run(&["import", "--from", "sqlite:data/hub.db", "--to", "sqlite:data/copy.db"]).await?;
+    assert_eq!(beside.code, Some(0), "{beside:?}");
+    let other_name = moved.url.replace("127.0.0.1", "localhost");
+    for (from, to) in
+        [("sqlite:data/hub.db", "sqlite:./data/../data/hub.db"), (moved.url.as_str(), other_name.as_str())]
+    {
+        let itself = moved.run(&["import", "--from", from, "--to", to]).await?;
+        assert_eq!(itself.code, Some(2), "{itself:?}");
+        assert!(itself.err.contains("source and target are the same database"), "{itself:?}");
+        assert!(!itself.err.contains("pid"), "{itself:?}");
+    }
+
     let hub = moved.hub("other", &["--database-file", "url"]).await?;
     let client = Client::connect(&hub.url(), &key).await?;
     assert_eq!(client.call(&WhoAmI {}).await?.key, me.key);

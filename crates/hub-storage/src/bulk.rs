@@ -32,6 +32,8 @@ macro_rules! insert_rows {
 
 /// What is written per backend instead of once.
 pub(crate) trait Bulk {
+    /// SQL for a text that tells this database from all others for as long as its server runs.
+    const PLACE: &str;
     /// Gives the events the next positions, in order.
     async fn append_events(&mut self, new: Vec<NewEvent>) -> Result<Vec<EventRow>, StoreError>;
     /// The highest position ever given.
@@ -56,6 +58,8 @@ pub(crate) trait Bulk {
 }
 
 impl Bulk for LiteConn {
+    const PLACE: &str = "(SELECT file FROM pragma_database_list WHERE name = 'main')";
+
     async fn append_events(&mut self, new: Vec<NewEvent>) -> Result<Vec<EventRow>, StoreError> {
         Ok(on_sync(self, |c| insert_events(c, new))?)
     }

@@ -39,13 +39,16 @@ impl Store {
     /// call goes on from there. Nobody may write to either store meanwhile.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] when this store is neither empty nor that of an unfinished copy, or when the two
-    /// differ after the copy, else what the databases met.
+    /// [`StoreError::Conflict`] when both are the same database, when this store is neither empty nor that of an
+    /// unfinished copy, or when the two differ after the copy, else what the databases met.
     pub async fn copy_from(
         &self,
         source: &Self,
         mut progress: impl FnMut(CopyProgress) + Send,
     ) -> Result<Vec<CopiedTable>, StoreError> {
+        if on_reader!(self, place())? == on_reader!(source, place())? {
+            return Err(StoreError::Conflict { what: "a store that is copied into itself" });
+        }
         if !on_writer!(self, start())? {
             return Err(StoreError::Conflict { what: "a store that is not empty" });
         }
@@ -134,6 +137,11 @@ backends! {
     use diesel_async::RunQueryDsl;
     use hub_protocol::CallId;
     use uuid::Uuid;
+
+    /// Where the database is.
+    pub(super) async fn place(c: &mut Conn) -> Result<String, StoreError> {
+        Ok(diesel::select(sql::<Text>(<Conn as Bulk>::PLACE)).get_result(c).await?)
+    }
 
     /// Marks the store as one that is being copied into; `false` if it holds anything else.
     pub(super) async fn start(c: &mut Conn) -> Result<bool, StoreError> {

@@ -1,4 +1,5 @@
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use hub_storage::{CopiedTable, SqliteOptions, Store, StoreError};
@@ -8,6 +9,8 @@ use super::progress::{Bar, Line};
 use super::{existing_file, patient};
 use crate::config::Config;
 use crate::lock::FolderLock;
+
+const SAME: &str = "source and target are the same database: name a new, empty one with --to or --database-file";
 
 /// Copies a whole database into an empty one and compares both; goes on where an earlier try ended.
 ///
@@ -29,11 +32,12 @@ pub async fn import(config: &Config, from: Option<&str>, to: Option<&str>, as_js
     if let Place::File(path) = &from {
         ensure!(path.exists(), "no database at {}: is --from right?", path.display());
     }
+    let _locks = lock(&from, &to)?;
     let source = from.open().await.context("cannot read the source")?;
     let target = to.open().await.context("cannot write to the target")?;
-    let outcome = copy(&source.store, &target.store).await;
-    source.store.close().await;
-    target.store.close().await;
+    let outcome = copy(&source, &target, as_json).await;
+    source.close().await;
+    target.close().await;
     report(&outcome?, as_json)?;
     if let (Place::File(path), false) = (&from, as_json) {
         println!("{} is as it was; keep it until you trust the copy, but start no hub on it", path.display());
@@ -41,9 +45,17 @@ pub async fn import(config: &Config, from: Option<&str>, to: Option<&str>, as_js
     Ok(true)
 }
 
-async fn copy(source: &Store, target: &Store) -> Result<Vec<CopiedTable>> {
-    let mut line = Line::new();
-    if target.is_half_copied().await? {
+/// Takes the folders of files, each once: both may be in one.
+fn lock(from: &Place, to: &Place) -> Result<Vec<FolderLock>> {
+    let files = [from.file()?, to.file()?];
+    ensure!(files[0].is_none() || files[0] != files[1], SAME);
+    let folders: BTreeSet<_> = files.iter().flatten().filter_map(|file| file.parent()).collect();
+    folders.into_iter().map(FolderLock::take).collect()
+}
+
+async fn copy(source: &Store, target: &Store, as_json: bool) -> Result<Vec<CopiedTable>> {
+    let mut line = Line::new(as_json);
+    if !as_json && target.is_half_copied().await? {
         eprintln!("going on with an import that did not end");
     }
     let mut bar = Bar::new(&source.sizes().await?);
@@ -54,6 +66,7 @@ async fn copy(source: &Store, target: &Store) -> Result<Vec<CopiedTable>> {
     let copied = copied.await;
     line.end();
     copied.map_err(|error| match error {
+        StoreError::Conflict { what: "a store that is copied into itself" } => anyhow!(SAME),
         StoreError::Conflict { what: "the copy" } => {
             anyhow!("source and copy differ: something wrote to one of them meanwhile; import into a new database")
         }
@@ -83,12 +96,6 @@ enum Place {
     Postgres(String),
 }
 
-/// A database that no hub uses.
-struct Idle {
-    store: Store,
-    _lock: Option<FolderLock>,
-}
-
 impl Place {
     fn parse(flag: &str, text: &str) -> Result<Self> {
         if let Some(path) = text.strip_prefix("sqlite:") {
@@ -101,21 +108,32 @@ impl Place {
         Ok(Self::Postgres(text.to_owned()))
     }
 
-    async fn open(&self) -> Result<Idle> {
+    /// The file, without links and relative parts; it need not be there, its folder must.
+    fn file(&self) -> Result<Option<PathBuf>> {
+        let Self::File(path) = self else { return Ok(None) };
+        if let Ok(file) = path.canonicalize() {
+            return Ok(Some(file));
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let found = folder.canonicalize();
+        let found = found.map_err(|e| anyhow!("cannot use the folder {}: {e}; make it first", folder.display()))?;
+        Ok(path.file_name().map(|name| found.join(name)))
+    }
+
+    /// Opens a database that no hub uses; that no hub uses a file, its folder's lock says.
+    async fn open(&self) -> Result<Store> {
         match self {
             Self::File(path) => {
-                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-                let lock = FolderLock::take(folder.unwrap_or(std::path::Path::new(".")))?;
                 let store = Store::open_sqlite(path, SqliteOptions::default()).await;
-                let store = store.with_context(|| format!("cannot open {}", path.display()))?;
-                Ok(Idle { store, _lock: Some(lock) })
+                store.with_context(|| format!("cannot open {}", path.display()))
             }
             Self::Postgres(url) => {
-                let store = Store::open_postgres(url, patient()).await.context("cannot open the database")?;
+                let store = Store::open_postgres(url, patient()).await;
+                let store = store.context("cannot open the database")?;
                 if let Some(hub) = store.hubs().list().await?.first() {
                     bail!("the hub {} at {} uses the database; stop all its hubs first", hub.id, hub.address);
                 }
-                Ok(Idle { store, _lock: None })
+                Ok(store)
             }
         }
     }

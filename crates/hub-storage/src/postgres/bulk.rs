@@ -403,6 +403,8 @@ pub(super) async fn place_events(
 }
 
 impl Bulk for AsyncPgConnection {
+    const PLACE: &str = "current_database() || ' ' || pg_postmaster_start_time()::text";
+
     async fn append_events(&mut self, new: Vec<NewEvent>) -> Result<Vec<EventRow>, StoreError> {
         if new.is_empty() {
             return Ok(Vec::new());

@@ -120,6 +120,8 @@ pub(crate) async fn copy_is_the_same<B: Backend>() {
     let source = crate::Sqlite::fresh().await;
     filled(&source.store).await;
     let target = B::fresh().await;
+    let itself = target.store.copy_from(&target.store, |_| {}).await;
+    assert!(matches!(itself, Err(StoreError::Conflict { what: "a store that is copied into itself" })));
     let mut told = 0;
     let copied = target.store.copy_from(&source.store, |_| told += 1).await.unwrap();
     assert!(told >= 22);
