@@ -4,6 +4,7 @@
 
 mod cli;
 mod cluster;
+mod commands;
 mod crash;
 mod deploy;
 mod door;

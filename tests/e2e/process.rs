@@ -270,7 +270,7 @@ async fn a_newer_database_is_refused_and_left_as_it_is() -> Result<()> {
     };
     let before = state()?;
     let ran = run(&mut starting(home.path())?).await?;
-    refused(&ran, &[place, &future, "newer"]);
+    refused(&ran, &[place, &future, "newer", "restore a backup"]);
     assert!(state()? == before, "the database was changed");
     Ok(())
 }

@@ -82,7 +82,13 @@ async fn health_asks_the_configured_hub() -> Result<()> {
         Ok((ran.code == Some(0)).then_some(ran))
     });
     let ready = ready.await?;
-    assert!(ready.out.contains("\"ready\":true"), "{ready:?}");
+    assert_eq!(ready.out, format!("the hub on 127.0.0.1:{port} is ready\n"));
+    let told = health(home.path(), &[&flags[..], &["--json"]].concat()).await?;
+    assert!(told.code == Some(0) && told.out.contains("\"ready\":true"), "{told:?}");
+    // A path where the hub has nothing.
+    let ran = health(home.path(), &[&flags[..2], &flags[4..]].concat()).await?;
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.err.contains("no hub (HTTP 404)") && ran.err.contains("--base-path"), "{ran:?}");
     // Another one's certificate is nobody's.
     let other = ["--listen", &listen, "--base-path", "/hub", "--tls-key", &key, "--tls-cert"];
     let ran = health(home.path(), &[&other[..], &[&format!("{FIXTURES}/ca.pem")]].concat()).await?;

@@ -214,7 +214,7 @@ impl Config {
             data_dir: layers.data_dir()?,
             database: database(layers)?,
             redis: url(layers, "redis", "redis_file")?,
-            advertise: optional(layers, "advertise"),
+            advertise: advertise(layers)?,
             base_path: base_path(layers)?,
             tls: tls(layers)?,
             trusted_proxies: networks(layers)?,
@@ -310,6 +310,23 @@ fn origins(layers: &Layered) -> Result<Vec<String>, ConfigError> {
         return Ok(origins);
     }
     Err(layers.bad("allowed_origins", "origins like https://app.example.org by commas"))
+}
+
+/// Where others reach this hub: a scheme, a host, and maybe a port and a path.
+fn advertise(layers: &Layered) -> Result<Option<String>, ConfigError> {
+    let url = optional(layers, "advertise");
+    let fits = |url: &String| {
+        let (Some((_, rest)), Ok(uri)) = (url.split_once("://"), url.parse::<http::Uri>()) else { return false };
+        let plain = !rest.contains(['@', '?', '#']);
+        let place = rest.split('/').next().unwrap_or_default();
+        let port = uri.port_u16().map_or(String::new(), |port| format!(":{port}"));
+        let whole = uri.host().is_some_and(|host| !host.is_empty() && place == format!("{host}{port}"));
+        plain && whole && uri.scheme_str().is_some_and(|scheme| ["http", "https", "ws", "wss"].contains(&scheme))
+    };
+    match &url {
+        Some(url) if !fits(url) => Err(layers.bad("advertise", "a URL like https://hub1.example.org:3300")),
+        _ => Ok(url),
+    }
 }
 
 fn base_path(layers: &Layered) -> Result<String, ConfigError> {
@@ -459,6 +476,30 @@ mod tests {
         }
         let good = "https://a.example, http://localhost:3000/,http://[::1]:1,chrome-extension://abcdef";
         assert_eq!(config(&["--allowed-origins", good], &[], "", "").unwrap().allowed_origins.len(), 4);
+    }
+
+    #[test]
+    fn an_address_that_nobody_can_reach_is_not_advertised() {
+        for url in [
+            "foo",
+            "hub:3300",
+            "ftp://hub",
+            "http://",
+            "http://:3300",
+            "http://hub:99999",
+            "http://u@hub",
+            "http://hub?x",
+            "//hub",
+        ] {
+            let message = config(&["--advertise", url], &[], "", "").unwrap_err().to_string();
+            let wanted =
+                format!("advertise = {url:?} (from --advertise) is not a URL like https://hub1.example.org:3300");
+            assert_eq!(message, wanted);
+        }
+        for url in ["http://10.0.0.5:3300", "https://hub1.example.org", "wss://[::1]:1/hub", "ws://hub/"] {
+            assert_eq!(config(&["--advertise", url], &[], "", "").unwrap().advertise.as_deref(), Some(url));
+        }
+        assert_eq!(config(&[], &[("HUB_ADVERTISE", "")], "", "").unwrap().advertise, None);
     }
 
     #[test]

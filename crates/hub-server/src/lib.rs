@@ -30,6 +30,7 @@ pub mod config;
 mod http;
 mod lock;
 mod mcp;
+mod remedy;
 mod serve;
 mod signals;
 mod supervisor;
@@ -37,5 +38,6 @@ mod telemetry;
 mod ws;
 
 pub use http::openapi_document;
+pub use remedy::remedy;
 pub use serve::{Server, make_admin_key, run, start};
 pub use telemetry::init_logs;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use hub_server::commands;
 use hub_server::config::{Config, Layered, command};
-use hub_storage::{SqliteOptions, Store};
+use serde_json::json;
 
 /// Records are made on one thread and freed on another, where the system allocator makes threads wait for each other:
 /// a fifth of the processor time of a routed call.
@@ -16,14 +16,48 @@ use hub_storage::{SqliteOptions, Store};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let flags = cli().get_matches();
+    let flags = match cli().try_get_matches() {
+        Ok(flags) => flags,
+        Err(error) => return refuse(&error),
+    };
     match dispatch(&flags) {
         Ok(clean) => ExitCode::from(u8::from(!clean)),
         Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(2)
+            let remedy = hub_server::remedy(&error).map(|remedy| format!("; {remedy}")).unwrap_or_default();
+            report(wants_json(&flags), "FAILED", &format!("{error:#}{remedy}"))
         }
     }
+}
+
+/// Whether the command was given `--json`.
+fn wants_json(flags: &ArgMatches) -> bool {
+    match flags.subcommand() {
+        Some((_, sub)) => wants_json(sub),
+        None => flags.try_get_one("json").is_ok_and(|json| json == Some(&true)),
+    }
+}
+
+/// Tells people, or programs, why nothing came of it.
+fn report(json: bool, code: &str, message: &str) -> ExitCode {
+    if json {
+        eprintln!("{}", json!({ "error": { "code": code, "message": message, "exitCode": 2 } }));
+    } else {
+        eprintln!("error: {message}");
+    }
+    ExitCode::from(2)
+}
+
+/// A command line that clap does not take, or its help.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
+        let text = error.to_string();
+        // Up to the usage: which arguments are missing stands on lines of their own.
+        let lines: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+        return report(true, "USAGE", lines.join(" ").trim_start_matches("error: "));
+    }
+    // Where nobody reads, nothing is to be said.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 fn cli() -> Command {
@@ -36,9 +70,9 @@ fn cli() -> Command {
             .arg(to)
             .arg(json.clone()),
         Command::new("operations").about("Print the catalogue of the hub's own operations as JSON").arg(json.clone()),
-        Command::new("admin-key").about("Make a new admin key for a hub that is not running"),
+        Command::new("admin-key").about("Make a new admin key for a hub that is not running").arg(json.clone()),
         Command::new("openapi").about("Print the OpenAPI document of the hub's own operations"),
-        Command::new("health").about("Ask the hub on --listen whether it is ready; exit code 0 if it is"),
+        health(&json),
     ];
     command().subcommands(plain).subcommands([
         migrate(&json),
@@ -46,6 +80,16 @@ fn cli() -> Command {
         verify(&json),
         commands::keyring::command(),
     ])
+}
+
+fn health(json: &Arg) -> Command {
+    Command::new("health")
+        .about("Ask the hub on --listen whether it is ready; exit code 0 if it is")
+        .arg(json.clone())
+        .after_help(
+            "Exit codes: 0 it is ready, 1 it is not, 2 no hub answers. --json prints what /readyz says.\n\n\
+             Examples:\n  hub-server health\n  hub-server health --listen 127.0.0.1:4000 --base-path /hub --json",
+        )
 }
 
 fn migrate(json: &Arg) -> Command {
@@ -109,16 +153,22 @@ fn dispatch(flags: &ArgMatches) -> Result<bool> {
             Ok(true)
         }
         Some(("config", sub)) => print_config(&layers(flags)?, sub.get_flag("json")),
-        Some(("admin-key", _)) => {
+        Some(("admin-key", sub)) => {
             let config = Config::from_layers(&layers(flags)?)?;
             let path = runtime()?.block_on(hub_server::make_admin_key(&config))?;
-            println!("made an admin key: {} (readable by you only)", path.display());
+            if sub.get_flag("json") {
+                println!("{}", json!({ "file": path }));
+            } else {
+                println!("made an admin key: {} (readable by you only)", path.display());
+            }
             Ok(true)
         }
         Some(("keyring", sub)) => {
             runtime()?.block_on(commands::keyring::run(&Config::from_layers(&layers(flags)?)?, sub))
         }
-        Some(("health", _)) => runtime()?.block_on(commands::health(&Config::from_layers(&layers(flags)?)?)),
+        Some(("health", sub)) => {
+            runtime()?.block_on(commands::health(&Config::from_layers(&layers(flags)?)?, sub.get_flag("json")))
+        }
         Some((name @ ("migrate" | "import" | "verify"), sub)) => {
             let config = Config::from_layers(&layers(flags)?)?;
             runtime()?.block_on(on_database(name, &config, sub))
@@ -126,7 +176,7 @@ fn dispatch(flags: &ArgMatches) -> Result<bool> {
         Some(("backup", sub)) => {
             let config = Config::from_layers(&layers(flags)?)?;
             let to = PathBuf::from(sub.get_one::<String>("to").cloned().unwrap_or_default());
-            runtime()?.block_on(backup(config, to, sub.get_flag("json")))
+            runtime()?.block_on(commands::backup(&config, &to, sub.get_flag("json")))
         }
         _ => {
             let config = Config::from_layers(&layers(flags)?)?;
@@ -163,7 +213,7 @@ fn print_config(layers: &Layered, json: bool) -> Result<bool> {
     if json {
         let rows: Vec<_> = rows
             .iter()
-            .map(|(name, value, source)| serde_json::json!({ "name": name, "value": value, "source": source }))
+            .map(|(name, value, source)| json!({ "name": name, "value": value, "source": source }))
             .collect();
         println!("{}", serde_json::to_string_pretty(&rows)?);
         return Ok(true);
@@ -171,32 +221,6 @@ fn print_config(layers: &Layered, json: bool) -> Result<bool> {
     let width = rows.iter().map(|(_, value, _)| value.len()).max().unwrap_or(0).min(48);
     for (name, value, source) in rows {
         println!("{name:<22} {value:<width$}  {source}");
-    }
-    Ok(true)
-}
-
-async fn backup(config: Config, to: PathBuf, json: bool) -> Result<bool> {
-    anyhow::ensure!(
-        config.database.is_none(),
-        "a Postgres is backed up by its own tools, also while hubs use it: pg_dump --format=custom --file {} DATABASE_URL",
-        to.display()
-    );
-    let from = config.data_dir.join("hub.db");
-    anyhow::ensure!(from.exists(), "no database at {}: is --data-dir right?", from.display());
-    // Looked at again when the file is made; here for a text that says what to do.
-    anyhow::ensure!(!to.exists(), "cannot back up to {}: it exists already; choose a new --to", to.display());
-    let store = Store::open_sqlite(&from, SqliteOptions::default()).await?;
-    let written = store.backup_to(&to).await.with_context(|| format!("cannot back up to {}", to.display()));
-    store.close().await;
-    let bytes = written?;
-    if json {
-        println!("{}", serde_json::json!({ "file": to, "bytes": bytes }));
-    } else {
-        println!(
-            "wrote {} ({bytes} bytes); to restore, stop the hub and put it in place of {}",
-            to.display(),
-            from.display()
-        );
     }
     Ok(true)
 }

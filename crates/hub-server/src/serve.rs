@@ -157,7 +157,7 @@ pub(crate) async fn open_store(config: &Config) -> Result<Store> {
     match &config.database {
         Some(url) => Store::open_postgres(url, PostgresOptions::default())
             .await
-            .context("cannot open the database given by --database: is its server running, and the address right?"),
+            .context("cannot open the database given by --database"),
         None => {
             let file = config.data_dir.join("hub.db");
             let store = Store::open_sqlite(&file, SqliteOptions::default()).await;

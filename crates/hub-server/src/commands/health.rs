@@ -3,12 +3,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use rustls::DigitallySignedStruct;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -22,15 +23,57 @@ const LONGEST: u64 = 64 * 1024;
 /// Asks `/readyz` of the hub on the configured address and prints what it says; answers whether it is ready.
 ///
 /// # Errors
-/// When nobody answers.
-pub async fn health(config: &Config) -> Result<bool> {
+/// When nobody answers, or somebody else.
+pub async fn health(config: &Config, as_json: bool) -> Result<bool> {
     let address = reachable(config.listen)?;
     let asked = tokio::time::timeout(PATIENCE, ask(config, address)).await;
-    let answer = asked.map_err(|_| anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs())).and_then(|done| done);
-    let answer = answer.with_context(|| format!("no hub answers on {address}"))?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("what answers is no hub")?;
-    println!("{}", body.trim());
-    Ok(head.split(' ').nth(1) == Some("200"))
+    let answer = asked.map_err(|_| anyhow!("no answer within {} s", PATIENCE.as_secs())).and_then(|done| done);
+    let answer =
+        answer.map_err(|e| anyhow!("no hub answers on {address}: {e:#}; is it running, and --listen the same?"))?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    let Ok(state) = serde_json::from_str::<Readiness>(body) else {
+        let status = head.split(' ').nth(1).map(|code| format!(" (HTTP {code})")).unwrap_or_default();
+        bail!(
+            "what answers on {address} is no hub{status}: are --listen, --base-path and --tls-cert those of the hub?"
+        );
+    };
+    if as_json {
+        println!("{}", body.trim());
+    } else {
+        println!("the hub on {address} {}", state.line());
+    }
+    Ok(state.ready)
+}
+
+/// What `/readyz` says.
+#[derive(Deserialize)]
+struct Readiness {
+    ready: bool,
+    draining: bool,
+    steps: Vec<Step>,
+}
+
+#[derive(Deserialize)]
+struct Step {
+    name: String,
+    ok: bool,
+    reason: Option<String>,
+}
+
+impl Readiness {
+    fn line(&self) -> String {
+        let missing = self.steps.iter().filter(|step| !step.ok).map(|step| match &step.reason {
+            Some(reason) => format!("{} ({reason})", step.name),
+            None => step.name.clone(),
+        });
+        let missing = missing.collect::<Vec<_>>().join(", ");
+        match (self.ready, self.draining) {
+            (true, _) if missing.is_empty() => "is ready".to_owned(),
+            (true, _) => format!("is ready, without {missing}"),
+            (false, true) => "is going down".to_owned(),
+            (false, false) => format!("is not ready: it lacks {missing}"),
+        }
+    }
 }
 
 /// A hub that listens everywhere is asked on loopback.
@@ -114,5 +157,28 @@ impl ServerCertVerifier for Pinned {
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_for_people() {
+        for (body, line) in [
+            (r#"{"ready":true,"draining":false,"steps":[{"name":"store","ok":true}]}"#, "is ready"),
+            (
+                r#"{"ready":true,"draining":false,"steps":[{"name":"bus","ok":false,"reason":"it is away"}]}"#,
+                "is ready, without bus (it is away)",
+            ),
+            (r#"{"ready":false,"draining":true,"steps":[]}"#, "is going down"),
+            (
+                r#"{"ready":false,"draining":false,"steps":[{"name":"hub","ok":false},{"name":"listener","ok":false}]}"#,
+                "is not ready: it lacks hub, listener",
+            ),
+        ] {
+            assert_eq!(serde_json::from_str::<Readiness>(body).unwrap().line(), line);
+        }
     }
 }

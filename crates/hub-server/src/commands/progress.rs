@@ -14,25 +14,27 @@ const WIDTH: u64 = 24;
 /// One line on standard error that changes; where that is no terminal, a line per step.
 pub(super) struct Line {
     terminal: bool,
+    /// Nothing is shown: standard error is for the one error of a program's run.
+    silent: bool,
     step: String,
     shown_at: Option<Instant>,
 }
 
 impl Line {
-    pub(super) fn new() -> Self {
-        Self { terminal: std::io::stderr().is_terminal(), step: String::new(), shown_at: None }
+    pub(super) fn new(silent: bool) -> Self {
+        Self { terminal: std::io::stderr().is_terminal(), silent, step: String::new(), shown_at: None }
     }
 
     /// One that is silent elsewhere than on a terminal unless the work takes long.
-    pub(super) fn if_long() -> Self {
-        let line = Self::new();
+    pub(super) fn if_long(silent: bool) -> Self {
+        let line = Self::new(silent);
         Self { shown_at: (!line.terminal).then(Instant::now), ..line }
     }
 
     /// Shows `text` unless it was just done.
     pub(super) fn show(&mut self, step: &str, text: impl FnOnce() -> String) {
         let pause = if self.terminal { REDRAW } else { REPEAT };
-        if self.step == step && self.shown_at.is_some_and(|at| at.elapsed() < pause) {
+        if self.silent || self.step == step && self.shown_at.is_some_and(|at| at.elapsed() < pause) {
             return;
         }
         step.clone_into(&mut self.step);
