@@ -277,19 +277,61 @@ async fn tools_of_their_own_come_and_go() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_local_host_reaches_the_hub_over_stdio() -> Result<()> {
-    let hub = TestHub::start().await?;
-    let _spoke = spoke(&hub).await?;
+/// A client of `hub mcp`.
+async fn local(hub: &TestHub, key: &str) -> Result<Arc<McpClient>> {
     let program: PathBuf = binary("hub")?;
     let target = McpTarget::Child {
         program: program.display().to_string(),
         args: ["mcp", "--url", &hub.url()].map(str::to_owned).to_vec(),
-        env: vec![("HUB_KEY".to_owned(), hub.admin_key().to_owned())],
+        env: vec![("HUB_KEY".to_owned(), key.to_owned())],
         inherit: Inherit::Basics,
         cwd: None,
     };
-    let client = McpClient::connect(target, McpOptions::new("hub")).await?;
+    Ok(Arc::new(McpClient::connect(target, McpOptions::new("hub")).await?))
+}
+
+/// A spoke with `demo.greet` and, for keys with its scope, `demo.secret`, both of which ask to be tools.
+async fn greeter(hub: &TestHub, version: &str) -> Result<RunningSpoke> {
+    let spec = |name: &str, scopes: &[&str]| {
+        serde_json::from_value::<OperationSpec>(json!({
+            "namespace": "demo", "name": name, "version": version, "type": "query", "description": "Greets.",
+            "inputSchema": { "type": "object", "properties": { "name": { "type": "string" } } }, "outputSchema": true,
+            "accessControl": { "requiredScopes": scopes }, "_meta": { "mcp": { "tool": true } },
+        }))
+    };
+    let spoke = hub.spoke("greeter").spoke_type("compute");
+    let spoke = spoke
+        .raw(spec("greet", &[])?, |_, _| async { Ok(Reply::Value(json!("hello").into())) })
+        .raw(spec("secret", &["treasure"])?, |_, _| async { Ok(Reply::Value(json!("gold").into())) });
+    Ok(spoke.build()?.start().await?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_stdio_tools_of_their_own_come_and_go_too() -> Result<()> {
+    let hub = TestHub::start().await?;
+    let key = hub.new_key(&["dev:*"]).await?;
+    let first = greeter(&hub, "1.0.0").await?;
+    // Those that are there are in the first list.
+    let client = local(&hub, &key).await?;
+    let names = |all: &[OperationSpec]| all.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&client.operations()), ["list", "search", "schema", "call", "demo_greet"]);
+    let greeting = tool(&client, "demo_greet", json!({})).await?;
+    ensure!(greeting.to_string().contains("hello"), "{greeting}");
+    let mut watched = client.watch();
+    let has = |all: &[OperationSpec]| all.iter().any(|spec| spec.name == "demo_greet");
+    drop(first);
+    tokio::time::timeout(Duration::from_secs(20), watched.wait_for(|all| !has(all))).await??;
+    let _second = greeter(&hub, "2.0.0").await?;
+    tokio::time::timeout(Duration::from_secs(20), watched.wait_for(|all| has(all))).await??;
+    client.close().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_local_host_reaches_the_hub_over_stdio() -> Result<()> {
+    let hub = TestHub::start().await?;
+    let _spoke = spoke(&hub).await?;
+    let client = local(&hub, hub.admin_key()).await?;
     ensure!(client.operations().len() == 4);
     let sum = tool(&client, "call", json!({ "operationId": "demo.add", "input": [1, 2] })).await?;
     ensure!(sum["data"] == 3, "{sum}");

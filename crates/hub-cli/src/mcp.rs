@@ -2,6 +2,7 @@
 
 mod config;
 mod host;
+mod tools;
 
 use clap::Args;
 use hub_adapters::mcp::{Face, serve_stdio};
@@ -17,7 +18,8 @@ Examples:
   hub mcp --url wss://hub.example.org --key-file hub.key
                                                    what such a host then runs
 
-The host's model gets four tools, list, search, schema and call, for all that your key may call. A hub that the host
+The host's model gets four tools, list, search, schema and call, for all that your key may call, and those operations
+that ask to be tools of their own. A hub that the host
 can reach by itself needs no bridge: `hub mcp --print-config http`.";
 
 /// Options of `hub mcp`.
@@ -34,8 +36,14 @@ pub(crate) async fn run(cx: &Cx, args: McpArgs) -> Result<()> {
         return cx.out.raw(&format!("{}\n", config::snippet(form, &cx.globals)?));
     }
     let hub = interruptible(cx.connect(true)).await?;
-    let face = Face::of(host::ClientHost::new(hub.client.clone()));
-    let served = interruptible(async { serve_stdio(face).await.map_err(Failure::Local) }).await;
+    let host = host::ClientHost::new(hub.client.clone());
+    let served = interruptible(async {
+        tokio::select! {
+            served = serve_stdio(Face::of(host.clone())) => served.map_err(Failure::Local),
+            never = host.follow_tools() => match never {},
+        }
+    });
+    let served = served.await;
     hub.client.close().await;
     served
 }

@@ -47,18 +47,12 @@ impl Host for HubHost {
     }
 
     fn tools(&self) -> BoxFuture<'static, Vec<OperationSpec>> {
-        let tools = self.hub.callable(&self.principal, asks_to_be_a_tool);
-        std::future::ready(tools).boxed()
+        std::future::ready(self.hub.tools(&self.principal)).boxed()
     }
 
     fn tools_changed(&self) -> Option<watch::Receiver<u64>> {
         Some(self.hub.offers_changed())
     }
-}
-
-fn asks_to_be_a_tool(spec: &OperationSpec) -> bool {
-    let asked = spec.meta.as_ref().and_then(|meta| meta.get("mcp")?.get("tool")?.as_bool());
-    asked == Some(true)
 }
 
 /// Makes a call in a task of its own, so that it ends by its rules and not when the SDK drops a handler.

@@ -1,22 +1,31 @@
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{StreamExt, unfold};
 use hub_adapters::mcp::{Host, HostAnswer, HostCall};
 use hub_operations::{Answer, Items, now_ms};
-use hub_protocol::ops::hub::GetSchemas;
-use hub_protocol::{CallError, ErrorCode, OperationType, ResponseEnvelope};
+use hub_protocol::ops::hub::{GetSchemas, WatchTools};
+use hub_protocol::{CallError, ErrorCode, OperationSpec, OperationType, ResponseEnvelope};
 use hub_spoke::{Client, Request};
+use tokio::sync::watch;
+
+use super::tools::Tools;
 
 /// Kinds of operations that are remembered; beyond it all are asked for again.
 const KINDS: usize = 10_000;
+
+/// Between two tries to follow the tools of a hub.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// A hub at the other end of a connection.
 #[derive(Clone)]
 pub(super) struct ClientHost {
     client: Client,
+    tools: Arc<Tools>,
     /// Whether an operation is a stream. Kinds don't change with versions in practice; a wrong one is an error that
     /// says so.
     kinds: Arc<Mutex<HashMap<String, OperationType>>>,
@@ -24,7 +33,24 @@ pub(super) struct ClientHost {
 
 impl ClientHost {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, kinds: Arc::default() }
+        Self { client, tools: Arc::default(), kinds: Arc::default() }
+    }
+
+    /// Keeps the tools as the hub has them; without end.
+    pub(super) async fn follow_tools(&self) -> Infallible {
+        loop {
+            match self.client.subscribe(&WatchTools {}).await {
+                Ok(mut items) => {
+                    while let Some(Ok(now)) = items.next().await {
+                        self.tools.are(now.operations);
+                    }
+                }
+                // A hub of a version without them.
+                Err(error) if error.is(ErrorCode::OperationNotFound) => self.tools.are(Vec::new()),
+                Err(_) => {}
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
     async fn is_stream(&self, operation_id: &str) -> Result<bool, CallError> {
@@ -90,6 +116,15 @@ impl ClientHost {
 }
 
 impl Host for ClientHost {
+    fn tools(&self) -> BoxFuture<'static, Vec<OperationSpec>> {
+        let host = self.clone();
+        async move { host.tools.specs(&host.client).await }.boxed()
+    }
+
+    fn tools_changed(&self) -> Option<watch::Receiver<u64>> {
+        Some(self.tools.changes.subscribe())
+    }
+
     fn call(&self, call: HostCall) -> BoxFuture<'static, HostAnswer> {
         let host = self.clone();
         async move { HostAnswer { call_id: None, result: host.answer(call).await } }.boxed()

@@ -8,8 +8,9 @@ use hub_protocol::ops::graph::{
 };
 use hub_protocol::{CallError, Json, OperationSpec};
 
+use super::clients::actor;
+use crate::CoreError;
 use crate::ctx::Ctx;
-use crate::{CoreError, Principal};
 
 /// Most operations of one graph: the pairs grow with its square.
 const MAX_NODES: usize = 300;
@@ -52,8 +53,7 @@ async fn compatible(ctx: Ctx, params: CheckCompatible) -> Result<Compatibility, 
 }
 
 async fn operations(ctx: Ctx, params: GetGraph) -> Result<OperationGraph, CallError> {
-    let caller = ctx.as_caller();
-    let principal = Principal { identity: Arc::clone(&caller.identity), key: caller.key.clone() };
+    let principal = actor(&ctx);
     let change = *ctx.hub().offers_changed().borrow();
     let mut specs = ctx.hub().callable(&principal, |spec| within(spec, params.namespace.as_deref()));
     specs.sort_by_key(OperationSpec::id);

@@ -1,17 +1,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::stream::{Stream, unfold};
 use hub_operations::{Definition, RegistryBuilder, Reply, access};
 use hub_protocol::ops::Operation;
 use hub_protocol::ops::hub::{
     CallOperation, CallerIdentity, DrainSpoke, DrainingSpoke, FoundOperations, GetSchemas, GetStatus, HeartbeatSeen,
-    HubStatus, ListOperations, ListSpokes, OperationItem, OperationPage, RegisterSpoke, RegisteredSpoke, Schemas,
-    SearchOperations, SpokeHeartbeat, SpokeItem, SpokeStatus, Spokes, UnregisterOperations, UnregisteredOperations,
-    UpdateOperations, UpdatedOperations, WhoAmI,
+    HubStatus, ListOperations, ListSpokes, MAX_TOOLS, OperationItem, OperationPage, RegisterSpoke, RegisteredSpoke,
+    Schemas, SearchOperations, SpokeHeartbeat, SpokeItem, SpokeStatus, Spokes, ToolOperation, ToolOperations,
+    UnregisterOperations, UnregisteredOperations, UpdateOperations, UpdatedOperations, WatchTools, WhoAmI,
 };
 use hub_protocol::{AccessControl, CallError, CallId, CallRequested, Json, OperationSpec};
 use hub_storage::{SpokeRow, Stamp};
 
+use super::clients::actor;
 use crate::CoreError;
 use crate::ctx::Ctx;
 use crate::directory::{SpokeConnection, is_below, item_of};
@@ -26,6 +29,7 @@ pub(super) fn register(builder: RegistryBuilder<Ctx>) -> RegistryBuilder<Ctx> {
         .operation(list)
         .operation(search)
         .operation(schema)
+        .subscription(tools)
         .raw(CallOperation::spec(), call)
         .operation(spokes)
         .operation(status)
@@ -141,6 +145,29 @@ async fn schema(ctx: Ctx, params: GetSchemas) -> Result<Schemas, CallError> {
         seen.map(|d| d.spec().clone()).ok_or_else(|| Definition::not_found(id))
     };
     Ok(Schemas { operations: params.operation_ids.iter().map(spec).collect::<Result<_, _>>()? })
+}
+
+/// Pause after a change of what is offered, so that a spoke that registers many is one change.
+const SETTLE: Duration = Duration::from_millis(200);
+
+async fn tools(
+    ctx: Ctx,
+    _: WatchTools,
+) -> Result<impl Stream<Item = Result<ToolOperations, CallError>> + Send + 'static, CallError> {
+    let (principal, changed) = (actor(&ctx), ctx.hub().offers_changed());
+    Ok(unfold((ctx, principal, changed, None), |(ctx, principal, mut changed, told)| async move {
+        loop {
+            changed.mark_unchanged();
+            let tools = ctx.hub().tools(&principal).into_iter().take(MAX_TOOLS);
+            let operations: Vec<_> = tools.map(|spec| ToolOperation { id: spec.id(), version: spec.version }).collect();
+            if told.as_ref() != Some(&operations) {
+                let item = ToolOperations { operations: operations.clone() };
+                return Some((Ok(item), (ctx, principal, changed, Some(operations))));
+            }
+            changed.changed().await.ok()?;
+            tokio::time::sleep(SETTLE).await;
+        }
+    }))
 }
 
 /// Passes the callee's envelope on as it is. Runs in the caller's name: it gives nobody more rights.

@@ -38,6 +38,9 @@ pub enum Policy {
     Sticky,
 }
 
+/// Most operations that are shown as tools of their own: each costs every MCP host that connects context.
+pub const MAX_TOOLS: usize = 64;
+
 wire! {
     /// Offers operations on this connection. The first call of a spoke.
     pub struct RegisterSpoke {
@@ -363,6 +366,22 @@ wire! {
         /// Its last sign of life, in milliseconds since the epoch.
         last_heard_at: u64,
     }
+    /// Follows the operations that ask to be tools of their own (`_meta.mcp.tool`).
+    #[derive(Default)]
+    pub struct WatchTools {}
+    /// Those that the caller may call now.
+    pub struct ToolOperations {
+        /// At most [`MAX_TOOLS`], the hub's own first, each part by id.
+        operations: Vec<ToolOperation>,
+    }
+    /// An operation that asks to be a tool.
+    #[derive(Eq)]
+    pub struct ToolOperation {
+        /// Its id.
+        id: String,
+        /// Version that is called.
+        version: String,
+    }
     /// Asks who the caller is.
     #[derive(Default)]
     pub struct WhoAmI {}
@@ -408,6 +427,8 @@ operation!(SearchOperations => FoundOperations, "hub.search", Query, [],
     "Find operations by words in their id, title, description, tags and parameter names.");
 operation!(GetSchemas => Schemas, "hub.schema", Query, [],
     "Get the full specification (input, output and error schemas) of operations.");
+operation!(WatchTools => ToolOperations, "hub.tools", Subscription, [],
+    "Follow the operations that ask to be tools of their own in MCP hosts: those you may call now, and again whenever that changes.");
 operation!(CallOperation => Json, "hub.call", Mutation, [],
     "Call any query or mutation by its id. The answer is that operation's own response.");
 operation!(ListSpokes => Spokes, "hub.spokes", Query, ["hub:read"],

@@ -1,13 +1,11 @@
 use std::sync::Arc;
 
+use hub_protocol::ops::hub::MAX_TOOLS;
 use hub_protocol::{OperationSpec, OperationType};
 use rmcp::model::{JsonObject, Tool, ToolAnnotations};
 use serde_json::{Value, json};
 
 use crate::mcp::host::Host;
-
-/// Most operations that are shown as tools of their own: each costs every host that connects context.
-const MAX_OWN: usize = 64;
 
 /// Longest description of such a tool, in characters.
 const MAX_DESCRIPTION: usize = 1_000;
@@ -120,15 +118,15 @@ pub(super) struct Own {
 /// Operations as tools, under names that are unique and that every host takes.
 pub(super) fn own(specs: Vec<OperationSpec>) -> Vec<Own> {
     let mut taken: Vec<String> = fixed().into_iter().map(|tool| tool.name.into_owned()).collect();
-    if specs.len() > MAX_OWN {
-        tracing::warn!(operations = specs.len(), shown = MAX_OWN, "too many operations ask to be MCP tools");
+    if specs.len() > MAX_TOOLS {
+        tracing::warn!(operations = specs.len(), shown = MAX_TOOLS, "too many operations ask to be MCP tools");
     }
     let tool = |spec: OperationSpec| {
         let name = unique(&spec, &taken);
         taken.push(name.clone());
         of_spec(name, &spec)
     };
-    specs.into_iter().take(MAX_OWN).map(tool).collect()
+    specs.into_iter().take(MAX_TOOLS).map(tool).collect()
 }
 
 /// What tells one set of tools from another.
