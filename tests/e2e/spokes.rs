@@ -504,11 +504,44 @@ async fn operations_come_and_go_by_update_and_unregister() -> Result<()> {
     assert_eq!(code(&client, "a.run").await?, "OPERATION_UNAVAILABLE");
     let unknown = spoke.call("y", "hub.unregister", json!({ "operations": ["no.such"] })).await?;
     assert_eq!(unknown["payload"]["code"], "NOT_FOUND");
+    let unknown = spoke.call("v", "hub.update", json!({ "withdraw": ["no.such"] })).await?;
+    assert_eq!(unknown["payload"]["code"], "NOT_FOUND");
     let list = client.call(&ListOperations { namespace: Some("a".into()), ..ListOperations::default() }).await?;
     assert!(list.operations.is_empty(), "{list:?}");
     spoke.call("z", "hub.unregister", json!({})).await?;
     assert_eq!(code(&client, "b.run").await?, "OPERATION_UNAVAILABLE");
     assert_eq!(spoke_item(&client, "s").await?.status, SpokeStatus::Connected);
+    hub.settled().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_puts_one_version_in_the_place_of_another_while_calls_run() -> Result<()> {
+    let hub = TestHub::start().await?;
+    let client = hub.client().await?;
+    let mut spoke = hub.raw().await?;
+    let spec = |id: &str, version: &str| {
+        let mut spec = RawPeer::spec(id, "query");
+        spec["version"] = version.into();
+        spec
+    };
+    let both = json!({ "operations": [spec("a.run", "2.0.0"), spec("b.run", "1.0.0")] });
+    spoke.register("s", &[], both).await?;
+    let mut running = client.request("a.run").input(json!({})).start().await?;
+    let first = spoke.requested().await?;
+    // Also downwards; what it takes back and does not offer again is gone.
+    let update = json!({ "operations": [spec("a.run", "1.0.0"), spec("c.run", "1.0.0")], "withdraw": ["a.run", "b.run"] });
+    let updated = spoke.call("u", "hub.update", update).await?;
+    let names = json!([{ "local": "a.run", "id": "a.run" }, { "local": "c.run", "id": "c.run" }]);
+    assert_eq!(updated["payload"]["output"]["data"]["operations"], names);
+    assert_eq!(code(&client, "b.run").await?, "OPERATION_UNAVAILABLE");
+    let mut call = client.request("a.run").input(json!({})).start().await?;
+    let got = spoke.requested().await?;
+    assert_eq!(got["version"], "1.0.0", "{got}");
+    for request in [&got, &first] {
+        spoke.respond(&request["requestId"], json!(1)).await?;
+    }
+    call.next().await.context("an answer")??;
+    running.next().await.context("an answer of the version that is gone")??;
     hub.settled().await
 }
 

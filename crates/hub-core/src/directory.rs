@@ -8,6 +8,7 @@ mod search;
 mod spoke;
 mod turns;
 
+use std::collections::HashSet;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -142,7 +143,7 @@ impl Directory {
         let kept: Vec<&str> = offers.iter().map(|o| o.definition.id()).collect();
         if let Some(older) = &older {
             let left: Vec<String> = older.offered().into_iter().filter(|id| !kept.contains(&id.as_str())).collect();
-            self.remove_provider(older, &left);
+            self.remove_provider(older, &left, |_| true);
         }
         self.offer(spoke, offers, pooled);
         older
@@ -151,24 +152,25 @@ impl Directory {
     /// Shows a spoke of another hub with what it offers, and nothing else of that name.
     pub(crate) fn mirror(&self, spoke: &Arc<SpokeConnection>, offers: &[Offer], pooled: bool) {
         self.connect(spoke, offers, pooled);
-        let kept: Vec<&str> = offers.iter().map(|o| o.definition.id()).collect();
-        let left: Vec<String> = spoke.offered().into_iter().filter(|id| !kept.contains(&id.as_str())).collect();
-        if !left.is_empty() {
-            self.withdraw(spoke, &left);
-        }
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.withdraw(spoke, &spoke.offered(), offers);
     }
 
-    /// Adds operations of a connected spoke.
-    pub(crate) fn add(&self, spoke: &Arc<SpokeConnection>, offers: &[Offer], pooled: bool) {
+    /// Adds operations of a connected spoke, and takes those with the ids of `withdrawn` back, but for the versions just
+    /// added: an operation that changes is never without a provider.
+    pub(crate) fn update(&self, spoke: &Arc<SpokeConnection>, offers: &[Offer], withdrawn: &[String], pooled: bool) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         self.offer(spoke, offers, pooled);
+        self.withdraw(spoke, withdrawn, offers);
     }
 
-    /// Takes operations of a spoke back, by hub-wide id.
-    pub(crate) fn withdraw(&self, spoke: &Arc<SpokeConnection>, ids: &[String]) {
-        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.remove_provider(spoke, ids);
-        spoke.withdraw(ids);
+    fn withdraw(&self, spoke: &SpokeConnection, ids: &[String], but: &[Offer]) {
+        let kept: HashSet<(&str, &semver::Version)> =
+            but.iter().map(|o| (o.definition.id(), o.definition.version())).collect();
+        self.remove_provider(spoke, ids, |definition| !kept.contains(&(definition.id(), definition.version())));
+        let kept: HashSet<&str> = kept.into_iter().map(|(id, _)| id).collect();
+        let gone: Vec<String> = ids.iter().filter(|id| !kept.contains(id.as_str())).cloned().collect();
+        spoke.withdraw(&gone);
     }
 
     /// Forgets a lost connection, unless a newer one has its name.
@@ -179,7 +181,7 @@ impl Directory {
             spokes.remove(&*spoke.name);
         }
         drop(spokes);
-        self.remove_provider(spoke, &spoke.offered());
+        self.remove_provider(spoke, &spoke.offered(), |_| true);
     }
 
     fn offer(&self, spoke: &Arc<SpokeConnection>, offers: &[Offer], pooled: bool) {
@@ -200,12 +202,16 @@ impl Directory {
         self.away.came_back();
     }
 
-    fn remove_provider(&self, spoke: &SpokeConnection, ids: &[String]) {
+    fn remove_provider(&self, spoke: &SpokeConnection, ids: &[String], of: impl Fn(&Definition) -> bool) {
+        let is_its = |p: &Provider| p.spoke.connection == spoke.connection;
         for id in ids {
-            if self.operations.pin().contains_key(id) {
+            let found = self.operations.pin().get(id).is_some_and(|offered| {
+                offered.versions.iter().any(|v| of(&v.definition) && v.providers.iter().any(is_its))
+            });
+            if found {
                 self.change(id.clone(), |offered| {
-                    for version in &mut offered.versions {
-                        version.providers.retain(|p| p.spoke.connection != spoke.connection);
+                    for version in offered.versions.iter_mut().filter(|version| of(&version.definition)) {
+                        version.providers.retain(|p| !is_its(p));
                     }
                 });
             }

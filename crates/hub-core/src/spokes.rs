@@ -1,6 +1,6 @@
 //! Registering, updating and losing spokes (protocol §5).
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,11 +73,12 @@ impl Hub {
         })
     }
 
-    /// Adds operations of a registered spoke.
+    /// Adds operations of a registered spoke, and takes those of `withdraw` back, but for the versions just added.
     pub(crate) async fn update_spoke(
         &self,
         spoke: &Arc<SpokeConnection>,
         specs: &[OperationSpec],
+        withdraw: Vec<String>,
     ) -> Result<Vec<RegisteredOperation>, CallError> {
         let _turn = self.directory().turn(&spoke.name).await;
         let stored = self.store().spokes().by_name(&spoke.name).await.map_err(CoreError::from)?;
@@ -85,14 +86,17 @@ impl Hub {
         let pooled = stored.exposure == "pooled";
         self.check_clients(&stored.owner, &spoke.name, specs, pooled).await?;
         let offers = self.offers(specs, pooled, &stored.spoke_type, &spoke.name)?;
-        if spoke.names().len() + offers.len() > MAX_OPERATIONS {
+        let mut names = spoke.names();
+        let withdrawn = taken(&mut names, &withdraw)?;
+        let offered: HashSet<&str> = names.keys().map(String::as_str).chain(offers.iter().map(|o| &*o.local)).collect();
+        if offered.len() > MAX_OPERATIONS {
             return Err(too_many());
         }
-        let event = event(&spoke.name, "updated", json!({ "operations": ids_of(&offers) }));
-        let written = self.store().spokes().update_operations(spoke.id, rows_of(&offers), event).await;
+        let event = event(&spoke.name, "updated", json!({ "operations": ids_of(&offers), "withdrawn": withdrawn }));
+        let written = self.store().spokes().update_operations(spoke.id, rows_of(&offers), withdraw, event).await;
         let row = written.map_err(|e| conflict_or(e, &offers))?;
         self.log().announce(Some(row.seq)).await;
-        self.directory().add(spoke, &offers, pooled);
+        self.directory().update(spoke, &offers, &withdrawn, pooled);
         self.tell_cluster(&spoke.name).await;
         Ok(spoke.names().into_iter().map(|(local, id)| RegisteredOperation { local, id }).collect())
     }
@@ -104,16 +108,13 @@ impl Hub {
         locals: Option<Vec<String>>,
     ) -> Result<Vec<String>, CallError> {
         let _turn = self.directory().turn(&spoke.name).await;
-        let names = spoke.names();
+        let mut names = spoke.names();
         let locals = locals.unwrap_or_else(|| names.keys().cloned().collect());
-        let ids: Vec<String> = locals.iter().filter_map(|local| names.get(local).cloned()).collect();
-        if ids.len() != locals.len() {
-            return Err(CoreError::NotFound { what: "one of the named operations" }.into());
-        }
+        let ids = taken(&mut names, &locals)?;
         let event = event(&spoke.name, "unregistered", json!({ "operations": ids }));
         let row = self.store().spokes().unregister(spoke.id, locals.clone(), event).await.map_err(CoreError::from)?;
         self.log().announce(Some(row.seq)).await;
-        self.directory().withdraw(spoke, &ids);
+        self.directory().update(spoke, &[], &ids, false);
         self.tell_cluster(&spoke.name).await;
         Ok(locals)
     }
@@ -289,6 +290,12 @@ impl Hub {
 fn qualified(spoke_type: &str, spoke: &str, local: &str) -> String {
     let prefix = if spoke_type == "dev-env" { "dev" } else { spoke_type };
     format!("{prefix}.{spoke}.{local}")
+}
+
+/// Takes these local names out; answers their hub-wide ids.
+fn taken(names: &mut BTreeMap<String, String>, locals: &[String]) -> Result<Vec<String>, CoreError> {
+    let ids = locals.iter().map(|local| names.remove(local));
+    ids.collect::<Option<_>>().ok_or(CoreError::NotFound { what: "one of the named operations" })
 }
 
 fn exposure_of(params: &RegisterSpoke) -> Exposure {

@@ -32,6 +32,7 @@ pub mod access;
 mod call_table;
 pub mod compat;
 mod definition;
+mod offering;
 mod peer;
 mod registry;
 mod schema;
@@ -40,6 +41,7 @@ mod time;
 
 pub use call_table::{CallTable, Limits, Reached, TableError};
 pub use definition::{Definition, DefinitionError};
+pub use offering::Offering;
 pub use peer::{
     AbortSignal, Answer, Close, End, Incoming, Items, Outbox, OutboxReader, Peer, PeerConfig, Pending, Responder,
     Unsent,

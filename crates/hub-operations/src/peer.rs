@@ -3,6 +3,7 @@
 //! The owner of the socket feeds [`Peer::receive`] with each message and writes what its [`OutboxReader`] yields.
 //! Either end may call the other; each call is served in a task of its own, so none waits for another.
 
+mod ask;
 mod outbox;
 mod pending;
 mod serve;

@@ -45,7 +45,7 @@ impl<C> Entry<C> {
 
 /// Declared operations with their handlers, by id. `C` is what each handler is given beside its input.
 pub struct Registry<C> {
-    entries: BTreeMap<String, Entry<C>>,
+    entries: BTreeMap<String, Arc<Entry<C>>>,
 }
 
 /// Why a registry can't be built.
@@ -86,13 +86,20 @@ impl<C: Send + 'static> Registry<C> {
 
     /// The operation with this id.
     #[must_use]
-    pub fn get(&self, id: &str) -> Option<&Entry<C>> {
+    pub fn get(&self, id: &str) -> Option<&Arc<Entry<C>>> {
         self.entries.get(id)
     }
 
     /// All operations, by id.
     pub fn iter(&self) -> impl Iterator<Item = &Entry<C>> {
-        self.entries.values()
+        self.entries.values().map(AsRef::as_ref)
+    }
+
+    /// These operations, and those of `others` with other ids.
+    pub(crate) fn with(&self, others: &Self) -> Self {
+        let mut entries = others.entries.clone();
+        entries.extend(self.entries.clone());
+        Self { entries }
     }
 
     /// All specs, by id.
@@ -216,7 +223,7 @@ impl<C: Send + 'static> RegistryBuilder<C> {
     pub fn build(self) -> Result<Registry<C>, RegistryError> {
         match self.fault {
             Some(fault) => Err(fault),
-            None => Ok(Registry { entries: self.entries.into_iter().map(|(id, (entry, _))| (id, entry)).collect() }),
+            None => Ok(Registry { entries: self.entries.into_iter().map(|(id, (entry, _))| (id, Arc::new(entry))).collect() }),
         }
     }
 }

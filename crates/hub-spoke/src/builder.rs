@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
-use hub_operations::{Registry, RegistryBuilder, Reply, now_ms};
+use hub_operations::{Offering, Registry, RegistryBuilder, Reply, now_ms};
 use hub_protocol::ops::hub::{Exposure, Policy, RegisterSpoke};
 use hub_protocol::ops::{Operation, schema_of};
 use hub_protocol::{AccessControl, CallError, DEFAULT_MESSAGE_LIMIT, Json, OperationSpec, OperationType};
@@ -243,6 +243,12 @@ impl SpokeBuilder {
         self
     }
 
+    /// Serves what `add` declares, such as what adapters import.
+    pub fn declare(mut self, add: impl FnOnce(RegistryBuilder<Context>) -> RegistryBuilder<Context>) -> Self {
+        self.registry = add(self.registry);
+        self
+    }
+
     /// The spoke, not connected yet.
     ///
     /// # Errors
@@ -255,16 +261,14 @@ impl SpokeBuilder {
         if self.registration.max_in_flight == Some(0) {
             return setting("max_in_flight", "it is 0, so that nothing could be called");
         }
-        let registry = self.registry.build()?;
-        let registration = RegisterSpoke { operations: registry.specs(), ..self.registration };
         let service = Service {
-            registry,
+            offering: Offering::new(self.registry.build()?),
             message_limit: self.message_limit,
             keyed: Keyed::default(),
             executions: TaskTracker::new(),
             over: CancellationToken::new(),
         };
-        Ok(Spoke::new(self.client, registration, Arc::new(service), self.heartbeat, self.drain_timeout))
+        Ok(Spoke::new(self.client, self.registration, Arc::new(service), self.heartbeat, self.drain_timeout))
     }
 
     #[track_caller]

@@ -62,7 +62,7 @@ pub use builder::SpokeBuilder;
 pub use client::{Client, ClientBuilder, ConnectionState};
 pub use context::Context;
 pub use error::{ClosedReason, ConnectError, SpokeError};
-pub use hub_operations::Reply;
+pub use hub_operations::{Registry, RegistryBuilder, Reply};
 pub use hub_protocol;
 pub use hub_protocol::ops::calls::{AbortMode, Receipt};
 pub use hub_protocol::{CallError, ErrorCode, Identity, Json, OnDisconnect, OperationSpec};

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, once, unfold};
 use futures_util::{FutureExt, StreamExt};
 use hub_operations::{
-    AbortSignal, Answer, Definition, Entry, Incoming, Items, Registry, Reply, Responder, now_ms, until,
+    AbortSignal, Answer, Definition, Entry, Incoming, Items, Offering, Reply, Responder, now_ms, until,
 };
 use hub_protocol::ops::calls::AbortMode;
 use hub_protocol::{CallError, CallRequested, ErrorCode, Event, Fault, Json, ResponseEnvelope};
@@ -28,7 +28,7 @@ const CLEANUP: Duration = Duration::from_secs(5);
 
 /// The handlers of a spoke and what outlives its connections.
 pub(crate) struct Service {
-    pub(crate) registry: Registry<Context>,
+    pub(crate) offering: Offering<Context>,
     pub(crate) message_limit: usize,
     pub(crate) keyed: Keyed,
     /// Runs of keyed calls.
@@ -58,13 +58,13 @@ impl Responder for Server {
 impl Service {
     async fn serve(self: Arc<Self>, client: Client, mut incoming: Incoming) -> Result<Answer, CallError> {
         let request = &mut incoming.request;
-        let Some(entry) = self.registry.get(&request.operation_id) else {
+        let Some(entry) = self.offering.get(&request.operation_id) else {
             return Err(Definition::not_found(&request.operation_id));
         };
         let input = std::mem::take(&mut request.input);
         match request.idempotency_key.clone().filter(|_| !entry.is_subscription()) {
             Some(key) => self.serve_keyed(client, incoming, input, key).await.map(Answer::One),
-            None => self.serve_once(entry, client, incoming, input).await,
+            None => self.serve_once(&entry, client, incoming, input).await,
         }
     }
 
@@ -194,7 +194,7 @@ impl Service {
         let guard = over.clone().drop_guard();
         let context = Context::new(request.clone(), over, lineage(&request, bound.clone()), client);
         let work = async {
-            match self.registry.get(&id) {
+            match self.offering.get(&id) {
                 Some(entry) => entry.run(context, input).await,
                 None => Err(Definition::not_found(&id)),
             }

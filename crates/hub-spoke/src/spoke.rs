@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use hub_operations::{Peer, Pending, Responder, now_ms};
-use hub_protocol::ops::Operation;
+use hub_operations::{Peer, Registry, Responder};
 use hub_protocol::ops::hub::{DrainSpoke, RegisterSpoke, RegisteredSpoke, SpokeHeartbeat};
-use hub_protocol::{CallError, CallRequested, ErrorCode, Json, ResponseEnvelope};
+use hub_protocol::CallError;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
@@ -15,12 +14,8 @@ use uuid::Uuid;
 use crate::builder::SpokeBuilder;
 use crate::client::{Client, ClientBuilder};
 use crate::reconnect::{Link, Role};
-use crate::request::{check_size, no_envelope};
 use crate::serve::{Server, Service};
-use crate::{ClosedReason, SpokeError};
-
-/// Longest wait for the answer to a registration, a heartbeat or a drain.
-const OWN_CALLS: Duration = Duration::from_secs(30);
+use crate::{ClosedReason, Context, SpokeError};
 
 /// A declared spoke that is not connected yet.
 #[must_use = "a spoke serves nothing until it is run or started"]
@@ -114,6 +109,17 @@ impl RunningSpoke {
         })
     }
 
+    /// Offers other operations from now on. What stays the same is not touched, and calls that run go on, also those of
+    /// operations that change or go. While there is no connection, the next one registers them.
+    ///
+    /// # Errors
+    /// What the hub answers: a changed operation needs another version. Then all is as it was.
+    pub async fn offer(&self, registry: Registry<Context>) -> Result<(), CallError> {
+        let link = self.client.shared.link.borrow().clone();
+        let peer = if let Link::Up(peer) = &link { Some(peer) } else { None };
+        self.role.service.offering.change(peer, registry).await
+    }
+
     /// Takes no more calls, waits for those that run up to the drain timeout, and closes.
     ///
     /// # Errors
@@ -147,7 +153,7 @@ impl RunningSpoke {
     }
 
     async fn drain(&self, peer: &Peer) {
-        if let Err(error) = call_on(peer, &DrainSpoke::default(), OWN_CALLS, usize::MAX).await {
+        if let Err(error) = peer.ask(&DrainSpoke::default()).await {
             tracing::warn!(%error, "the hub was not told that this spoke drains");
         }
         for tasks in [&self.client.shared.served, &self.role.service.executions] {
@@ -181,8 +187,7 @@ impl Role for Arc<SpokeRole> {
     fn enter(&self, peer: Peer) -> BoxFuture<'static, Result<(), CallError>> {
         let role = Arc::clone(self);
         async move {
-            let limit = role.service.message_limit;
-            let registered = call_on(&peer, &role.registration, OWN_CALLS, limit).await?;
+            let registered = role.service.offering.register(&peer, &role.registration).await?;
             tracing::info!(spoke = %role.registration.name, connection.id = %registered.connection_id, "registered");
             role.registered.send_replace(Some(registered));
             Ok(())
@@ -214,24 +219,8 @@ impl SpokeRole {
         let load = Some(peer.serving() as f64);
         let draining = self.draining.load(Ordering::Acquire).then_some(true);
         let beat = SpokeHeartbeat { load, agents: None, draining };
-        if let Err(error) = call_on(peer, &beat, OWN_CALLS, usize::MAX).await {
+        if let Err(error) = peer.ask(&beat).await {
             tracing::debug!(%error, "the hub did not take a heartbeat");
         }
     }
-}
-
-/// Calls a hub operation on one certain connection.
-async fn call_on<O: Operation>(peer: &Peer, params: &O, within: Duration, limit: usize) -> Result<O::Reply, CallError> {
-    let failed = |e: serde_json::Error| CallError::new(ErrorCode::ExecutionError, format!("{}: {e}", O::ID));
-    let input = Json::from_serialize(params).map_err(failed)?;
-    check_size("the registration", input.size(), limit)?;
-    let mut request = CallRequested::new(Uuid::new_v4().to_string(), O::ID, input);
-    request.deadline = Some(now_ms().saturating_add(u64::try_from(within.as_millis()).unwrap_or(u64::MAX)));
-    let answered = async {
-        let mut pending = peer.start(&request, true).await?;
-        pending.next().await.map_err(Pending::error_of)
-    };
-    let timeout = |_| CallError::new(ErrorCode::Timeout, format!("{} was not answered within {within:?}", O::ID));
-    let envelope = tokio::time::timeout(within, answered).await.map_err(timeout)??;
-    ResponseEnvelope::data_of(&envelope).map_err(|_| no_envelope())?.parse().map_err(failed)
 }

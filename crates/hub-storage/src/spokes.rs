@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use diesel::prelude::{AsChangeset, ExpressionMethods, Insertable, Queryable, Selectable};
 use hub_protocol::{ConnectionId, HubId, Json, SpokeId};
 use uuid::Uuid;
@@ -137,7 +139,8 @@ impl Spokes<'_> {
         on_writer!(self.0, register(spoke, definitions, event))
     }
 
-    /// Adds or activates operations of a spoke; its others stay as they are.
+    /// Adds or activates operations of a spoke, and makes those with the local names of `withdraw` inactive, but for the
+    /// versions just added; all others stay as they are.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] without the spoke, [`StoreError::DefinitionConflict`] as in [`Spokes::register`].
@@ -145,9 +148,10 @@ impl Spokes<'_> {
         &self,
         id: SpokeId,
         definitions: Vec<DefinitionRow>,
+        withdraw: Vec<String>,
         event: NewEvent,
     ) -> Result<EventRow, StoreError> {
-        on_writer!(self.0, update_operations(id, definitions, event))
+        on_writer!(self.0, update_operations(id, definitions, withdraw, event))
     }
 
     /// Makes the operations with these local names inactive, in every version; unknown names are passed over.
@@ -306,15 +310,29 @@ backends! {
         let previous = take_name(c, &mut spoke).await?;
         let mut known = registered(c, spoke.id).await?;
         activate_all(c, spoke.id, &wanted, &mut known).await?;
+        deactivate(c, spoke.id, wanted, known, |_| true).await?;
+        let event = append_one(c, event).await?;
+        Ok((spoke, event, previous))
+    }
+
+    /// Makes inactive what is known of a spoke under these local names, but for what is wanted.
+    async fn deactivate(
+        c: &mut Conn,
+        spoke: SpokeId,
+        wanted: Vec<DefinitionRow>,
+        mut known: KnownMap,
+        named: impl Fn(&str) -> bool + Send,
+    ) -> Result<(), StoreError> {
         for row in wanted {
             known.remove(&(row.operation_id, row.version));
         }
-        for gone in known.into_values().filter(|known| matches!(known.registered, Some((_, true)))) {
-            let stale = registrations::table.find((BindId::from(spoke.id), BindId::from(gone.id)));
+        let is_gone = |known: &Known| known.registered.as_ref().is_some_and(|(local, active)| *active && named(local));
+        let gone: Vec<Uuid> = known.into_values().filter(is_gone).map(|known| known.id).collect();
+        for definition in gone {
+            let stale = registrations::table.find((BindId::from(spoke), BindId::from(definition)));
             diesel::update(stale).set(registrations::active.eq(false)).execute(c).await?;
         }
-        let event = append_one(c, event).await?;
-        Ok((spoke, event, previous))
+        Ok(())
     }
 
     /// Writes the row of the spoke, if it may have the name.
@@ -435,11 +453,14 @@ backends! {
         c: &mut Conn,
         id: SpokeId,
         wanted: Vec<DefinitionRow>,
+        withdraw: Vec<String>,
         event: NewEvent,
     ) -> Result<EventRow, StoreError> {
         require(c, id).await?;
         let mut known = registered(c, id).await?;
         activate_all(c, id, &wanted, &mut known).await?;
+        let withdraw: HashSet<String> = withdraw.into_iter().collect();
+        deactivate(c, id, wanted, known, |local| withdraw.contains(local)).await?;
         append_one(c, event).await
     }
 

@@ -145,7 +145,7 @@ pub(super) async fn run(cx: &Cx, args: ExecArgs) -> Result<()> {
     let running = crate::interruptible(start(builder, &key)).await?;
     let registered = running.registered();
     announce(cx, &args.offer.name, &registered, &notes(&args, &registered))?;
-    serve(cx, &key, running, std::future::pending, async || None).await
+    serve(cx, &key, running, async || std::future::pending().await).await
 }
 
 fn job(args: &ExecArgs, template: Template, key: &Key) -> Result<Job> {

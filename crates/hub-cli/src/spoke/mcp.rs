@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use hub_adapters::mcp::{Inherit, McpClient, McpOptions, McpTarget, StderrTo};
+use hub_adapters::mcp::{Inherit, McpClient, McpOptions, McpTarget, StderrTo, register};
 use hub_adapters::net::NetPolicy;
 use hub_protocol::{AccessControl, check_operation_id};
-use hub_spoke::RunningSpoke;
+use hub_spoke::Registry;
 
 use super::offer::{self, AccessArgs, OfferArgs, announce, folder, parse_variable, secret_variables, start};
 use crate::connect::{Cx, Key};
@@ -31,8 +31,8 @@ Examples:
   hub spoke mcp --name build --stream run_tests --scope ci:run -- ./build-mcp
 
 Each tool becomes an operation client.NAME.NAMESPACE.TOOL: a query if the server says that it only reads, else a
-mutation. When the server's list of tools changes, the spoke registers anew. A server that ends is started again, with
-growing pauses; meanwhile its operations answer OPERATION_UNAVAILABLE.
+mutation. When the server's list of tools changes, the spoke offers the new ones; calls that run go on. A server that ends
+is started again, with growing pauses; meanwhile its operations answer OPERATION_UNAVAILABLE.
 
 What keeps callers from more than you offer:
   Callers need the scope imported:NAME; --scope asks for others instead, --no-scope for none.
@@ -92,41 +92,22 @@ pub(super) async fn run(cx: &Cx, args: McpArgs) -> Result<()> {
 async fn serve(cx: &Cx, args: &McpArgs, key: &Key, client: &Arc<McpClient>) -> Result<()> {
     let mut tools = client.watch();
     tools.mark_unchanged();
-    let running = crate::interruptible(offer(cx, args, key, client)).await?;
+    let builder = args.offer.builder(cx, key, args.max_in_flight)?;
+    let running = crate::interruptible(start(builder.declare(|all| register(all, client)), key)).await?;
     let (registered, name) = (running.registered(), &args.offer.name);
     let none = registered.operations.is_empty().then(|| "note: the server has no tools yet".to_owned());
     let notes: Vec<String> = none.into_iter().chain(args.access.note(name)).collect();
     announce(cx, name, &registered, &notes)?;
-    let changed = async || {
+    let changed = async || loop {
         if tools.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
+        }
+        match register(Registry::builder(), client).build() {
+            Ok(registry) => return registry,
+            Err(error) => cx.out.note(&format!("the server's tools changed, but can't be offered: {error}")),
         }
     };
-    let again = async || match offer(cx, args, key, client).await {
-        Ok(newer) => {
-            cx.out.note(&format!("the server's tools changed: offering {}", newer.registered().operations.len()));
-            Some(newer)
-        }
-        Err(failure) => {
-            let why = failure.line().unwrap_or_default();
-            cx.out.note(&format!("the server's tools changed, but they can't be offered: {why}"));
-            None
-        }
-    };
-    offer::serve(cx, key, running, changed, again).await
-}
-
-/// Registers the tools as they are now.
-async fn offer(cx: &Cx, args: &McpArgs, key: &Key, client: &Arc<McpClient>) -> Result<RunningSpoke> {
-    let mut builder = args.offer.builder(cx, key, args.max_in_flight)?;
-    for spec in client.operations() {
-        let (client, id) = (Arc::clone(client), spec.id());
-        builder = builder.raw(spec, move |_, input| {
-            let (client, id) = (Arc::clone(&client), id.clone());
-            async move { client.run(&id, input).await }
-        });
-    }
-    start(builder, key).await
+    offer::serve(cx, key, running, changed).await
 }
 
 fn target(args: &McpArgs, key: &Key) -> Result<McpTarget> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use hub_protocol::ops::hub::{Exposure, RegisteredSpoke};
-use hub_spoke::{RunningSpoke, Spoke, SpokeBuilder};
+use hub_spoke::{Context, Registry, RunningSpoke, Spoke, SpokeBuilder};
 
 use crate::connect::{Cx, Key, connection_note};
 use crate::failure::{Failure, Result};
@@ -91,14 +91,13 @@ pub(super) fn announce(cx: &Cx, name: &str, registered: &RegisteredSpoke, notes:
     Ok(())
 }
 
-/// Until somebody asks this process to end, or until the hub ends it for good. When `changed` answers, `again` offers
-/// anew, and what it answers is served from then on.
+/// Until somebody asks this process to end, or until the hub ends it for good. What `next` gives is offered in the place
+/// of what was.
 pub(super) async fn serve(
     cx: &Cx,
     key: &Key,
     mut running: RunningSpoke,
-    mut changed: impl AsyncFnMut(),
-    mut again: impl AsyncFnMut() -> Option<RunningSpoke>,
+    mut next: impl AsyncFnMut() -> Registry<Context>,
 ) -> Result<()> {
     let mut state = running.client().state();
     let mut stop = std::pin::pin!(stopped());
@@ -109,11 +108,13 @@ pub(super) async fn serve(
             Ok(()) = state.changed() => if let Some(note) = connection_note(&state.borrow_and_update()) {
                 cx.out.note(&note);
             },
-            // The newer connection has taken the name over; what ran on the older one is lost with it.
-            () = changed() => if let Some(newer) = again().await {
-                running = newer;
-                state = running.client().state();
-            },
+            registry = next() => {
+                let count = registry.iter().count();
+                cx.out.note(&match running.offer(registry).await {
+                    Ok(()) => format!("the operations changed: offering {count}"),
+                    Err(error) => format!("the operations changed, but can't be offered: {error}"),
+                });
+            }
         }
     }
     if !cx.out.json {

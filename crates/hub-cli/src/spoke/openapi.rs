@@ -128,7 +128,7 @@ pub(super) async fn run(cx: &Cx, args: OpenApiArgs) -> Result<()> {
     let count = format!("{} operations of {}", registered.operations.len(), client.base());
     let notes: Vec<String> = [count].into_iter().chain(args.access.note(name)).collect();
     announce(cx, name, &registered, &notes)?;
-    serve(cx, &key, running, std::future::pending, async || None).await
+    serve(cx, &key, running, async || std::future::pending().await).await
 }
 
 fn policy(args: &OpenApiArgs) -> NetPolicy {

@@ -47,7 +47,7 @@ async fn unregister(ctx: Ctx, params: UnregisterOperations) -> Result<Unregister
 }
 
 async fn update(ctx: Ctx, params: UpdateOperations) -> Result<UpdatedOperations, CallError> {
-    let operations = ctx.hub().update_spoke(&own_spoke(&ctx)?, &params.operations).await?;
+    let operations = ctx.hub().update_spoke(&own_spoke(&ctx)?, &params.operations, params.withdraw).await?;
     Ok(UpdatedOperations { operations })
 }
 

@@ -109,10 +109,14 @@ wire! {
         /// Local names.
         operations: Vec<String>,
     }
-    /// Adds operations, or new versions of them.
+    /// Adds operations, or new versions of them, and takes others back in the same step.
     pub struct UpdateOperations {
         /// Under local names.
+        #[serde(default)]
         operations: Vec<OperationSpec>,
+        /// Local names of which all versions are taken back but those of `operations`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        withdraw: Vec<String>,
     }
     /// What the spoke offers now.
     pub struct UpdatedOperations {

@@ -7,12 +7,11 @@ use futures_util::{FutureExt, StreamExt, stream};
 use hub_adapters::openapi::CallLimits;
 use hub_core::{Hub, Principal, Session, import_spoke, importer};
 use hub_operations::{
-    Answer, Definition, Incoming, Items, Outbox, OutboxReader, Peer, PeerConfig, Registry, Reply, Responder, Scrubber,
-    now_ms,
+    Answer, Definition, Incoming, Items, Offering, Outbox, OutboxReader, Peer, PeerConfig, Registry, Reply, Responder,
+    Scrubber, now_ms,
 };
-use hub_protocol::ops::Operation;
 use hub_protocol::ops::hub::{Exposure, RegisterSpoke};
-use hub_protocol::{CallError, CallRequested, ErrorCode, Event, Fault, Identity, Json, ResponseEnvelope};
+use hub_protocol::{CallError, ErrorCode, Event, Fault, Identity, ResponseEnvelope};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -31,8 +30,8 @@ pub(super) struct Link {
     session: Arc<Session>,
     hub: Hub,
     lost: CancellationToken,
-    /// How many operations it offers.
-    pub(super) operations: i32,
+    peer: Peer,
+    serve: Arc<Serve>,
 }
 
 impl Link {
@@ -51,12 +50,10 @@ impl Link {
             }),
             key: None,
         };
-        let operations = i32::try_from(registry.specs().len()).unwrap_or(i32::MAX);
-        let input = Json::from_serialize(&registration(client, &registry)).unwrap_or_default();
+        let serve = Arc::new(Serve { offering: Offering::new(registry), scrubber });
         let ((near_box, near_queue), (far_box, far_queue)) = (Outbox::new(QUEUE), Outbox::new(QUEUE));
         let session = hub.connect(principal, near_box);
-        let peer =
-            Peer::new(PeerConfig::default(), far_box, Arc::new(Serve { registry, scrubber }), TaskTracker::new());
+        let peer = Peer::new(PeerConfig::default(), far_box, Arc::clone(&serve) as _, TaskTracker::new());
         let lost = CancellationToken::new();
         let (to_peer, to_session) = (peer.clone(), Arc::clone(&session));
         let (over, ended) = (lost.clone(), Arc::clone(&session));
@@ -71,14 +68,19 @@ impl Link {
             gone.close();
             ended.end().await;
         });
-        let link = Self { session, hub: hub.clone(), lost, operations };
-        let request = CallRequested::new(Uuid::now_v7().to_string(), RegisterSpoke::ID, input);
-        let mut answer = peer.start(&request, true).await?;
-        match answer.next().await {
-            Ok(_) => Ok(link),
-            Err(hub_operations::End::Failed(error)) => Err(error),
-            Err(_) => Err(CallError::new(ErrorCode::SpokeDisconnected, "the hub has ended the connection")),
-        }
+        let link = Self { session, hub: hub.clone(), lost, peer, serve };
+        link.serve.offering.register(&link.peer, &registration(client)).await?;
+        Ok(link)
+    }
+
+    /// Offers these from now on; calls that run go on.
+    pub(super) async fn offer(&self, registry: Registry<CallLimits>) -> Result<(), CallError> {
+        self.serve.offering.change(Some(&self.peer), registry).await
+    }
+
+    /// How many operations it offers.
+    pub(super) fn operations(&self) -> i32 {
+        i32::try_from(self.serve.offering.count()).unwrap_or(i32::MAX)
     }
 
     /// Waits until the connection is lost.
@@ -96,11 +98,11 @@ impl Drop for Link {
     }
 }
 
-fn registration(client: &str, registry: &Registry<CallLimits>) -> RegisterSpoke {
+fn registration(client: &str) -> RegisterSpoke {
     RegisterSpoke {
         name: import_spoke(client),
         spoke_type: "import".to_owned(),
-        operations: registry.specs(),
+        operations: Vec::new(),
         instance_id: Uuid::new_v4(),
         started_at: now_ms(),
         host_info: None,
@@ -128,7 +130,7 @@ async fn carry(mut from: OutboxReader, to: impl Fn(&bytes::Bytes) -> bool) {
 
 /// Executes what the hub asks for.
 struct Serve {
-    registry: Registry<CallLimits>,
+    offering: Offering<CallLimits>,
     /// Some upstreams say back what they were sent, and the hub records what they say.
     scrubber: Arc<Scrubber>,
 }
@@ -137,7 +139,7 @@ impl Responder for Serve {
     fn call(&self, incoming: Incoming) -> BoxFuture<'static, Result<Answer, CallError>> {
         let request = incoming.request;
         let id = request.operation_id;
-        let Some(entry) = self.registry.get(&id) else {
+        let Some(entry) = self.offering.get(&id) else {
             return std::future::ready(Err(Definition::not_found(&id))).boxed();
         };
         let limits = CallLimits {

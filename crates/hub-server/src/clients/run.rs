@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hub_core::{Hub, brings_operations};
-use hub_operations::Scrubber;
 use hub_storage::{ClientRow, ClientState};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
@@ -106,9 +105,10 @@ async fn connect(hub: &Hub, row: &ClientRow, programs: bool) -> Result<std::conv
     let scrubber = Arc::new(opened.scrubber());
     // Begun before what is there is offered, so that no change is missed.
     let (mut changes, mut noted) = (adapter.changes(), None);
-    let mut link = offer(hub, row, &adapter, &scrubber).await.map_err(clean)?;
+    let link = Link::open(hub, &row.name, adapter.registry().map_err(clean)?, scrubber).await;
+    let link = link.map_err(|error| clean(error.message))?;
     loop {
-        let now = (adapter.trouble().map(clean), link.operations);
+        let now = (adapter.trouble().map(clean), link.operations());
         if noted.as_ref() != Some(&now) {
             let word = if now.0.is_none() { "ready" } else { "degraded" };
             note(hub, row, word, now.0.clone(), now.1).await;
@@ -117,18 +117,12 @@ async fn connect(hub: &Hub, row: &ClientRow, programs: bool) -> Result<std::conv
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = link.lost() => return Err("its connection within the hub was lost".to_owned()),
-            // Offered anew over the old connection, which ends when the new one has taken its place.
-            () = changes.next() => link = offer(hub, row, &adapter, &scrubber).await.map_err(clean)?,
+            () = changes.next() => {
+                let registry = adapter.registry().map_err(clean)?;
+                link.offer(registry).await.map_err(|error| clean(error.message))?;
+            }
         }
     }
-}
-
-/// Registers what the adapter has now.
-async fn offer(hub: &Hub, row: &ClientRow, adapter: &Adapter, scrubber: &Arc<Scrubber>) -> Result<Link, String> {
-    let registry = adapter.registry()?;
-    let link = Link::open(hub, &row.name, registry, Arc::clone(scrubber)).await.map_err(|error| error.message)?;
-    tracing::info!(client = %row.name, operations = link.operations, "a client is connected");
-    Ok(link)
 }
 
 async fn note(hub: &Hub, row: &ClientRow, state: &str, reason: Option<String>, operations: i32) {

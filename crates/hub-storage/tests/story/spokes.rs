@@ -68,7 +68,7 @@ pub(crate) async fn conflicting_definition_changes_nothing<B: Backend>() {
     let own = spokes.register(spoke("files-1", "a"), vec![other.clone()], event("e")).await;
     assert!(matches!(own, Err(StoreError::DefinitionConflict { .. })));
     let id = spokes.by_name("files-1").await.unwrap().unwrap().id;
-    let added = spokes.update_operations(id, vec![other], event("e")).await;
+    let added = spokes.update_operations(id, vec![other], vec![], event("e")).await;
     assert!(matches!(added, Err(StoreError::DefinitionConflict { .. })));
     assert_eq!(registered(&fresh.store).await, ["files.read@1.0.0 files-1"]);
 }
@@ -89,17 +89,22 @@ pub(crate) async fn operations_are_added_and_removed<B: Backend>() {
     let v1 = definition("files.read", "1.0.0", "{}");
     let (stored, ..) = spokes.register(spoke("files-1", "a"), vec![v1], event("e")).await.unwrap();
     let v2 = definition("files.read", "2.0.0", "{}");
-    spokes.update_operations(stored.id, vec![v2.clone()], event("e")).await.unwrap();
+    spokes.update_operations(stored.id, vec![v2.clone()], vec![], event("e")).await.unwrap();
     assert_eq!(registered(&fresh.store).await, ["files.read@1.0.0 files-1", "files.read@2.0.0 files-1"]);
     let gone = vec!["read".to_owned(), "nothing".to_owned()];
     spokes.unregister(stored.id, gone, event("e")).await.unwrap();
     assert_eq!(registered(&fresh.store).await, ["-files.read@1.0.0 files-1", "-files.read@2.0.0 files-1"]);
-    spokes.update_operations(stored.id, vec![v2.clone()], event("e")).await.unwrap();
+    spokes.update_operations(stored.id, vec![v2.clone()], vec![], event("e")).await.unwrap();
     assert_eq!(registered(&fresh.store).await, ["-files.read@1.0.0 files-1", "files.read@2.0.0 files-1"]);
+    // A version in the place of another, in one step.
+    let v3 = definition("files.read", "3.0.0", "{}");
+    spokes.update_operations(stored.id, vec![v3], vec!["read".to_owned()], event("e")).await.unwrap();
+    let now = ["-files.read@1.0.0 files-1", "-files.read@2.0.0 files-1", "files.read@3.0.0 files-1"];
+    assert_eq!(registered(&fresh.store).await, now);
     assert_eq!(spokes.definition("files.read", "2.0.0").await.unwrap(), Some(v2.spec.clone()));
-    assert_eq!(spokes.definition("files.read", "3.0.0").await.unwrap(), None);
+    assert_eq!(spokes.definition("files.read", "4.0.0").await.unwrap(), None);
     let nobody = SpokeId::new();
-    let missing = spokes.update_operations(nobody, vec![v2], event("e")).await;
+    let missing = spokes.update_operations(nobody, vec![v2], vec![], event("e")).await;
     assert!(matches!(missing, Err(StoreError::NotFound { what: "spoke" })));
     assert!(matches!(spokes.unregister(nobody, vec![], event("e")).await, Err(StoreError::NotFound { .. })));
 }
