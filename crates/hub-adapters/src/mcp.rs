@@ -16,7 +16,7 @@ mod host;
 mod http;
 mod stdio;
 
-pub use client::{Inherit, McpClient, McpError, McpOptions, McpTarget, StderrTo, register};
+pub use client::{Health, Inherit, McpClient, McpError, McpOptions, McpTarget, StderrTo, register};
 pub use face::Face;
 pub use host::{Host, HostAnswer, HostCall};
 pub use http::{HttpFace, HttpFaceSettings, Owner};

@@ -26,6 +26,7 @@ use ipnet::IpNet;
 use url::{Host, Url};
 
 pub use address::{AddressKind, kind_of};
+pub(crate) use client::{cause, refusal};
 pub use client::{ClientSettings, client};
 pub use resolver::{GuardedResolver, Lookup, SystemLookup};
 

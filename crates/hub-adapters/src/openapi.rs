@@ -37,7 +37,7 @@ mod auth;
 mod body;
 mod client;
 mod document;
-mod fetch;
+mod follow;
 mod import;
 mod names;
 mod parameters;
@@ -47,16 +47,18 @@ mod request;
 mod responses;
 mod schema;
 mod server;
+mod source;
 mod sse;
 mod style;
 
 pub use auth::{Apply, Credential, KeyPlace};
 pub use client::{CallLimits, ClientError, OpenApiClient, OpenApiClientBuilder};
 pub use document::{Document, ImportError, MAX_DOCUMENT};
-pub use fetch::{FetchError, fetch};
+pub use follow::{REFRESH, FollowError, FollowedApi, Make, Served};
 pub use import::{Import, Imported, Options, Skipped};
 pub use plan::Plan;
 pub use register::{register, register_with};
+pub use source::{Source, SourceError};
 
 // Part of the signatures here.
 pub use secrecy::SecretString;

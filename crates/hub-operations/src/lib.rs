@@ -41,7 +41,7 @@ mod time;
 
 pub use call_table::{CallTable, Limits, Reached, TableError};
 pub use definition::{Definition, DefinitionError};
-pub use offering::Offering;
+pub use offering::{MAX_DECLARATION, Offering};
 pub use peer::{
     AbortSignal, Answer, Close, End, Incoming, Items, Outbox, OutboxReader, Peer, PeerConfig, Pending, Responder,
     Unsent,

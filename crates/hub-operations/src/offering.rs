@@ -3,13 +3,16 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use hub_protocol::ops::hub::{RegisterSpoke, RegisteredSpoke, UpdateOperations};
-use hub_protocol::{CallError, ErrorCode, OperationSpec};
+use hub_protocol::{CallError, DEFAULT_MESSAGE_LIMIT, ErrorCode, OperationSpec};
 use serde_json::json;
 
 use crate::{Entry, Peer, Registry};
 
 /// Bytes of a message that are left for all but operations.
 const ROOM: usize = 32 * 1024;
+
+/// Largest declaration of an operation, in bytes of JSON, that every hub takes.
+pub const MAX_DECLARATION: usize = DEFAULT_MESSAGE_LIMIT - ROOM - 1024;
 
 /// The operations of a spoke, which may become others.
 pub struct Offering<C> {
@@ -61,30 +64,33 @@ impl<C: Send + 'static> Offering<C> {
     }
 
     /// Offers `next` from now on, with what differs told to the hub at the other end of `peer`, if there is one. Calls
-    /// that run go on. A connection that is lost meanwhile is no error: the next one registers `next`.
+    /// that run go on. A connection that is lost meanwhile is no error: the next one registers `next`. Answers whether
+    /// anything is declared in another way than before.
     ///
     /// # Errors
     /// What the hub answers; then all is as it was, unless the hub refuses that, too.
-    pub async fn change(&self, peer: Option<&Peer>, next: Registry<C>) -> Result<(), CallError> {
+    pub async fn change(&self, peer: Option<&Peer>, next: Registry<C>) -> Result<bool, CallError> {
         let _turn = self.turn.lock().await;
         let (before, next) = (self.now(), Arc::new(next));
-        let Some(peer) = peer else {
+        let differs = !steps(Some(&before), &next).is_empty();
+        let Some(peer) = peer.filter(|_| differs) else {
             self.set(next);
-            return Ok(());
+            return Ok(differs);
         };
+        let all = updates(steps(Some(&before), &next), peer.message_bytes())?;
         // Until the hub knows of what goes, it may ask for it.
         self.set(Arc::new(next.with(&before)));
-        let told = tell(peer, &before, &next).await;
-        let lost = peer.gone().is_cancelled();
-        if told.is_ok() || lost {
+        let (taken, told) = tell(peer, &all).await;
+        if told.is_ok() || peer.gone().is_cancelled() {
             self.set(next);
-            return Ok(());
+            return Ok(true);
         }
-        if let Err(error) = tell(peer, &next, &before).await {
+        let undo = updates(undo(&all[..taken], &before), peer.message_bytes())?;
+        if let (_, Err(error)) = tell(peer, &undo).await {
             tracing::warn!(%error, "a change of operations that the hub refused was not taken back");
         }
         self.set(before);
-        told
+        told.map(|()| true)
     }
 
     fn now(&self) -> Arc<Registry<C>> {
@@ -96,12 +102,26 @@ impl<C: Send + 'static> Offering<C> {
     }
 }
 
-/// Tells the hub what is different.
-async fn tell<C: Send + 'static>(peer: &Peer, from: &Registry<C>, to: &Registry<C>) -> Result<(), CallError> {
-    for update in updates(steps(Some(from), to), peer.message_bytes())? {
-        peer.ask(&update).await?;
+/// Answers how many the hub has taken.
+async fn tell(peer: &Peer, updates: &[UpdateOperations]) -> (usize, Result<(), CallError>) {
+    for (taken, update) in updates.iter().enumerate() {
+        if let Err(error) = peer.ask(update).await {
+            return (taken, Err(error));
+        }
     }
-    Ok(())
+    (updates.len(), Ok(()))
+}
+
+/// Back to what was before some updates.
+fn undo<C: Send + 'static>(taken: &[UpdateOperations], before: &Registry<C>) -> Vec<Step> {
+    let spec = |id: &str| before.get(id).map(|entry| entry.definition().spec().clone());
+    let all = taken.iter().flat_map(|update| {
+        let offered: Vec<String> = update.operations.iter().map(OperationSpec::id).collect();
+        let gone = update.withdraw.iter().filter(|id| !offered.contains(id));
+        let gone: Vec<Step> = gone.map(|id| Step { withdraw: None, offer: spec(id) }).collect();
+        gone.into_iter().chain(offered.into_iter().map(|id| Step { offer: spec(&id), withdraw: Some(id) }))
+    });
+    all.collect()
 }
 
 /// What goes, then what changes or is new: a spoke has only so much room.
@@ -178,6 +198,18 @@ mod tests {
         assert_eq!(told.withdraw, ["a.gone", "a.changed"]);
         assert_eq!(told.operations.iter().map(OperationSpec::id).collect::<Vec<_>>(), ["a.changed", "a.new"]);
         assert!(updates(steps(Some(&next), &next), 1 << 20).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_was_taken_is_taken_back() {
+        let before = registry(&[("a.gone", "1.0.0"), ("a.same", "1.0.0"), ("a.changed", "1.0.0")]);
+        let next = registry(&[("a.same", "1.0.0"), ("a.changed", "1.0.0+b"), ("a.new", "1.0.0")]);
+        let told = updates(steps(Some(&before), &next), 1 << 20).unwrap();
+        let back = updates(undo(&told, &before), 1 << 20).unwrap();
+        assert_eq!(back[0].withdraw, ["a.changed", "a.new"]);
+        let offered: Vec<String> = back[0].operations.iter().map(|spec| format!("{} {}", spec.id(), spec.version)).collect();
+        assert_eq!(offered, ["a.gone 1.0.0", "a.changed 1.0.0"]);
+        assert!(undo(&[], &before).is_empty());
     }
 
     #[test]

@@ -27,8 +27,9 @@ impl Connector for Connect {
             }
             let adapter = adapt::Adapter::connect(client, self.programs).await?;
             let operations = adapter.registry()?.specs().len() as u64;
+            let note = adapter.left_out();
             adapter.close().await;
-            Ok(Tested { note: None, operations })
+            Ok(Tested { note, operations })
         }
         .boxed()
     }

@@ -110,11 +110,12 @@ impl RunningSpoke {
     }
 
     /// Offers other operations from now on. What stays the same is not touched, and calls that run go on, also those of
-    /// operations that change or go. While there is no connection, the next one registers them.
+    /// operations that change or go. While there is no connection, the next one registers them. Answers whether anything
+    /// is declared in another way than before.
     ///
     /// # Errors
     /// What the hub answers: a changed operation needs another version. Then all is as it was.
-    pub async fn offer(&self, registry: Registry<Context>) -> Result<(), CallError> {
+    pub async fn offer(&self, registry: Registry<Context>) -> Result<bool, CallError> {
         let link = self.client.shared.link.borrow().clone();
         let peer = if let Link::Up(peer) = &link { Some(peer) } else { None };
         self.role.service.offering.change(peer, registry).await

@@ -20,9 +20,13 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::left_out;
 use crate::net::{NetError, NetPolicy};
-use link::{Link, Linker};
+use link::{Linker, Shared};
 use tools::Imported;
+
+/// Longest wait for all to end.
+const CLOSING: Duration = Duration::from_secs(6);
 
 /// Where an MCP server is.
 #[derive(Debug, Clone)]
@@ -74,7 +78,7 @@ pub enum StderrTo {
     /// Into the log at the level debug, a bounded number of lines.
     #[default]
     Log,
-    /// Where this process's own goes.
+    /// Where this process's own goes, as it is.
     Inherit,
 }
 
@@ -155,13 +159,28 @@ pub enum McpError {
         reason: String,
     },
     /// Nothing came for too long.
-    #[error("the MCP server {name} did not answer within {timeout:?}")]
+    #[error("the MCP server {name} did not answer within {timeout:?}{}", saying(last.as_deref()))]
     Timeout {
         /// Which server.
         name: String,
         /// How long was waited.
         timeout: Duration,
+        /// What its program has said last on standard error.
+        last: Option<String>,
     },
+}
+
+fn saying(last: Option<&str>) -> String {
+    last.map(|last| format!(", saying {last:?}")).unwrap_or_default()
+}
+
+/// How a connection to an MCP server fares.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Why calls don't go through; `None` when they do. It is being connected anew meanwhile.
+    pub trouble: Option<String>,
+    /// What of the server's list is not offered, and why.
+    pub left_out: Option<String>,
 }
 
 /// A connection to an MCP server that comes back by itself, and its tools as operations.
@@ -170,7 +189,8 @@ pub enum McpError {
 /// the client ends both; a child with all that it has started.
 pub struct McpClient {
     options: McpOptions,
-    link: watch::Receiver<Link>,
+    link: watch::Receiver<Option<Shared>>,
+    health: watch::Receiver<Health>,
     imported: watch::Receiver<Arc<Vec<OperationSpec>>>,
     tools: watch::Receiver<Arc<Vec<Imported>>>,
     tasks: TaskTracker,
@@ -188,12 +208,13 @@ impl McpClient {
         let guard = stop.clone().drop_guard();
         let tasks = TaskTracker::new();
         let linker = Linker::new(target, options.clone(), tasks.clone())?;
-        let (live, found) = linker.establish().await?;
-        let (link, watched) = watch::channel(Link::Up(live.shared()));
+        let (live, (found, left_out)) = linker.establish().await?;
+        let (link, watched) = watch::channel(Some(live.shared()));
+        let (told, health) = watch::channel(Health { trouble: None, left_out: left_out::summary(&left_out) });
         let (specs, imported) = watch::channel(Arc::new(found.iter().map(|i| i.spec.clone()).collect::<Vec<_>>()));
         let (all, tools) = watch::channel(Arc::new(found));
-        tasks.spawn(linker.supervise(live, link::Told { link, tools: all, specs }, stop.clone()));
-        Ok(Self { options, link: watched, imported, tools, tasks, stop, _guard: guard })
+        tasks.spawn(linker.supervise(live, link::Told { link, tools: all, specs, health: told }, stop.clone()));
+        Ok(Self { options, link: watched, health, imported, tools, tasks, stop, _guard: guard })
     }
 
     /// The tools as operations, now.
@@ -208,13 +229,15 @@ impl McpClient {
         self.imported.clone()
     }
 
-    /// Why calls don't go through now; `None` when they do. It is being connected anew meanwhile.
+    /// How it fares, now and after each change.
     #[must_use]
-    pub fn trouble(&self) -> Option<String> {
-        match &*self.link.borrow() {
-            Link::Up(_) => None,
-            Link::Down(reason) => Some(reason.clone()),
-        }
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.health.clone()
+    }
+
+    /// Why calls don't go through now; `None` when they do. It is being connected anew meanwhile.
+    fn trouble(&self) -> Option<String> {
+        self.health.borrow().trouble.clone()
     }
 
     /// Calls a tool by its own name; `stop` gives the call up and tells the server so. Dropping the future does, too.
@@ -249,7 +272,8 @@ impl McpClient {
     pub async fn close(&self) {
         self.stop.cancel();
         self.tasks.close();
-        self.tasks.wait().await;
+        // What has left the program's process group may hold its standard error open.
+        let _open = tokio::time::timeout(CLOSING, self.tasks.wait()).await;
     }
 }
 

@@ -69,3 +69,30 @@ fn tls(base: &Url) -> Result<ClientConfig, NetError> {
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
+
+/// What lies behind a failure, in words that hold nothing of the request.
+pub(crate) fn cause(error: &reqwest::Error) -> String {
+    let chain = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    let mut last = "the HTTP exchange failed".to_owned();
+    for error in chain {
+        if let Some(net) = error.downcast_ref::<NetError>() {
+            return net.to_string();
+        }
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return tls.to_string();
+        }
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            if let Some(tls) = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                return tls.to_string();
+            }
+            last = io.kind().to_string();
+        }
+    }
+    last
+}
+
+/// The refusal of the policy behind a failure, if it is one.
+pub(crate) fn refusal(error: &reqwest::Error) -> Option<NetError> {
+    let mut chain = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    chain.find_map(|error| error.downcast_ref::<NetError>().cloned())
+}

@@ -17,10 +17,11 @@ use url::Url;
 
 use super::answer::{self, Reading, failed};
 use super::auth::{Apply, Credential, Credentials, headers};
-use super::import::{Import, Imported};
+use super::import::{Import, Imported, Skipped};
 use super::plan::{Place, Plan};
 use super::request::{Outgoing, build};
 use super::server::same_origin;
+use crate::left_out;
 use crate::net::{self, ClientSettings, NetError, NetPolicy};
 
 /// Most repetitions of a safe request, and most redirects that one follows.
@@ -155,6 +156,8 @@ impl OpenApiClientBuilder {
             timeout: self.timeout,
             response_limit: self.response_limit,
             operations,
+            skipped: self.import.skipped,
+            shortened: self.import.shortened,
         })
     }
 }
@@ -171,6 +174,8 @@ pub struct OpenApiClient {
     timeout: Duration,
     response_limit: usize,
     operations: BTreeMap<String, Arc<Imported>>,
+    skipped: Vec<Skipped>,
+    shortened: bool,
 }
 
 impl OpenApiClient {
@@ -190,6 +195,25 @@ impl OpenApiClient {
     /// The operations, by id.
     pub fn operations(&self) -> impl Iterator<Item = &Arc<Imported>> {
         self.operations.values()
+    }
+
+    /// What of the document is not among the operations.
+    #[must_use]
+    pub fn skipped(&self) -> &[Skipped] {
+        &self.skipped
+    }
+
+    /// As [`OpenApiClient::skipped`], in one line.
+    #[must_use]
+    pub fn left_out(&self) -> Option<String> {
+        let shown: Vec<String> = self.skipped.iter().map(ToString::to_string).collect();
+        left_out::summary(&shown)
+    }
+
+    /// As [`Import::shortened`].
+    #[must_use]
+    pub const fn shortened(&self) -> bool {
+        self.shortened
     }
 
     /// Where requests go.
@@ -329,7 +353,7 @@ impl OpenApiClient {
                 CallError::new(ErrorCode::Timeout, format!("{host} can't be reached in time"))
             }
             Unsent::Request(error) => {
-                let cause = cause(error);
+                let cause = net::cause(error);
                 let what = if error.is_connect() { "can't be reached" } else { "broke the exchange off" };
                 failed(format!("{host} {what}: {cause}")).with_retryable(error.is_connect())
             }
@@ -353,27 +377,6 @@ enum Unsent {
     NoLocation,
     Elsewhere(String),
     TooManyRedirects,
-}
-
-/// What lies behind a failure, in words that hold nothing of the request.
-fn cause(error: &reqwest::Error) -> String {
-    let chain = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-    let mut last = "the HTTP exchange failed".to_owned();
-    for error in chain {
-        if let Some(net) = error.downcast_ref::<NetError>() {
-            return net.to_string();
-        }
-        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return tls.to_string();
-        }
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            if let Some(tls) = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                return tls.to_string();
-            }
-            last = io.kind().to_string();
-        }
-    }
-    last
 }
 
 fn is_busy(status: StatusCode) -> bool {

@@ -22,16 +22,39 @@ pub enum ImportError {
         /// What it may have.
         limit: usize,
     },
-    /// More than one registration takes.
+    /// More than a spoke may offer.
     #[error(
-        "{operations} operations of together {bytes} bytes do not fit one registration; pick some with `only`, by name or tag"
+        "{operations} operations of together {bytes} bytes are more than the {most} operations or {limit} bytes that can be registered; pick some with `only`, by name or tag"
     )]
     TooMany {
         /// How many.
         operations: usize,
+        /// How many there may be.
+        most: usize,
         /// Of their declarations, at their shortest.
         bytes: usize,
+        /// How many bytes there may be.
+        limit: usize,
     },
+    /// One operation that fits no message.
+    #[error("its declaration has {bytes} bytes; one that can be registered has at most {limit}")]
+    LargeOperation {
+        /// What it has.
+        bytes: usize,
+        /// What it may have.
+        limit: usize,
+    },
+    /// Nothing that can be offered.
+    #[error("{}", nothing(*.skipped, *.only))]
+    Empty {
+        /// Operations with faults of their own.
+        skipped: usize,
+        /// Whether operations were picked.
+        only: bool,
+    },
+    /// A page for people.
+    #[error("this is an HTML page and no OpenAPI document: give the document itself, such as openapi.json or openapi.yaml")]
+    Page,
     /// Neither JSON nor YAML.
     #[error("the document is not readable {format}: {reason}")]
     Syntax {
@@ -69,6 +92,14 @@ pub enum ImportError {
     /// The server can't be told, or can't be used.
     #[error("{0}")]
     Server(String),
+}
+
+fn nothing(skipped: usize, only: bool) -> String {
+    match (only, skipped) {
+        (true, _) => "`only` leaves none of the document's operations".to_owned(),
+        (false, 0) => "the document has no operations".to_owned(),
+        (false, _) => format!("none of the document's {skipped} operations can be offered"),
+    }
 }
 
 impl ImportError {
@@ -111,7 +142,11 @@ impl Document {
             return Err(ImportError::TooLarge { size: text.len(), limit });
         }
         let text = text.trim_start_matches('\u{feff}');
-        let root = if text.trim_start().starts_with('{') { parse_json(text)? } else { parse_yaml(text)? };
+        let root = match text.trim_start().as_bytes().first() {
+            Some(b'{') => parse_json(text)?,
+            Some(b'<') => return Err(ImportError::Page),
+            _ => parse_yaml(text)?,
+        };
         let edition = edition(&root)?;
         Ok(Self { root, edition })
     }
@@ -263,6 +298,7 @@ mod tests {
             assert!(Document::parse(text).is_err(), "{text}");
         }
         assert!(Document::parse("swagger: '2.0'").unwrap_err().to_string().contains("convert"));
+        assert_eq!(Document::parse("\n<!doctype html><p>Docs</p>").unwrap_err(), ImportError::Page);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use http::Method;
-use hub_protocol::{AccessControl, DEFAULT_MESSAGE_LIMIT, OperationSpec, OperationType, check_operation_id};
+use hub_operations::MAX_DECLARATION;
+use hub_protocol::{AccessControl, OperationSpec, OperationType, check_operation_id};
 use serde_json::{Value, json};
 use url::Url;
 
@@ -13,6 +14,7 @@ use super::names::Names;
 use super::plan::{Plan, Scheme};
 use super::schema::{Schemas, Side};
 use super::{parameters, responses, server};
+use crate::mark::marked;
 
 /// Methods that become operations; TRACE would only show the request with its credentials.
 const METHODS: [(&str, Method); 7] = [
@@ -49,6 +51,8 @@ pub struct Options {
     pub max_input_schema: usize,
     /// Largest output schema, in bytes. Parts that would not fit are left open.
     pub max_output_schema: usize,
+    /// Most bytes of all declarations in [`Document::operations_to_register`].
+    pub max_declarations: usize,
 }
 
 impl Options {
@@ -65,6 +69,7 @@ impl Options {
             only: Vec::new(),
             max_input_schema: 32 * 1024,
             max_output_schema: 16 * 1024,
+            max_declarations: 8 * 1024 * 1024,
         }
     }
 
@@ -98,6 +103,12 @@ pub struct Skipped {
     pub reason: ImportError,
 }
 
+impl std::fmt::Display for Skipped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}: {}", self.method, self.path, self.reason)
+    }
+}
+
 /// What a document gave.
 #[derive(Debug, Clone)]
 pub struct Import {
@@ -109,6 +120,8 @@ pub struct Import {
     pub operations: Vec<Imported>,
     /// Operations with faults of their own: they do not keep the others from being imported.
     pub skipped: Vec<Skipped>,
+    /// Whether schemas or descriptions were shortened to make room.
+    pub shortened: bool,
 }
 
 impl Import {
@@ -118,44 +131,57 @@ impl Import {
     }
 }
 
-/// Room for everything in a registration but the operations.
-const REGISTRATION_ROOM: usize = 32 * 1024;
+/// Most operations of one spoke.
+const MAX_OPERATIONS: usize = 2_000;
 
 /// Characters of a description that are kept where there is no room for more.
 const SHORT: usize = 200;
 
 impl Document {
-    /// Imports the operations so that they fit one registration. What answers look like is the first to go, then what
-    /// inputs look like in detail, then all but the beginnings of descriptions. Also tells whether anything went.
+    /// Imports the operations so that a hub takes them: what it knows of one spoke it holds in memory. What answers look
+    /// like is the first to go, then what inputs look like in detail, then all but the beginnings of descriptions. Each
+    /// version has a mark of its declaration behind a `+`, since documents change while their version stays.
     ///
     /// # Errors
-    /// As [`Document::operations`], or when all that is not enough.
-    pub fn operations_to_register(&self, options: &Options) -> Result<(Import, bool), ImportError> {
-        let limit = DEFAULT_MESSAGE_LIMIT - REGISTRATION_ROOM;
+    /// As [`Document::operations`], when there are none, and when all that is not enough.
+    pub fn operations_to_register(&self, options: &Options) -> Result<Import, ImportError> {
+        let mut import = self.reduced(options)?;
+        if import.operations.is_empty() {
+            return Err(ImportError::Empty { skipped: import.skipped.len(), only: !options.only.is_empty() });
+        }
+        for one in &mut import.operations {
+            one.spec = marked(one.spec.clone());
+        }
+        Ok(import)
+    }
+
+    fn reduced(&self, options: &Options) -> Result<Import, ImportError> {
+        let limit = options.max_declarations;
         let mut options = options.clone();
         let mut import = self.operations(&options)?;
+        let operations = import.operations.len();
+        let too_many = |bytes| ImportError::TooMany { operations, most: MAX_OPERATIONS, bytes, limit };
+        if operations > MAX_OPERATIONS {
+            return Err(too_many(import.size()));
+        }
         if import.size() <= limit {
-            return Ok((import, false));
+            return Ok(import);
         }
         for schema in [4 * 1024, 1024, 0] {
             options.max_output_schema = schema;
             options.max_input_schema = options.max_input_schema.min(schema.max(1024) * 4);
-            import = self.operations(&options)?;
+            import = Import { shortened: true, ..self.operations(&options)? };
             if import.size() <= limit {
-                return Ok((import, true));
+                return Ok(import);
             }
         }
         for one in &mut import.operations {
-            if let Some((end, _)) = one.spec.description.char_indices().nth(SHORT) {
-                one.spec.description.truncate(end);
-                one.spec.description.push('…');
-            }
+            one.spec.description = shortened(&one.spec.description, SHORT);
         }
-        let bytes = import.size();
-        if bytes > limit {
-            return Err(ImportError::TooMany { operations: import.operations.len(), bytes });
+        match import.size() {
+            bytes if bytes > limit => Err(too_many(bytes)),
+            _ => Ok(import),
         }
-        Ok((import, true))
     }
 
     /// Imports the operations.
@@ -190,7 +216,7 @@ impl Document {
                 }
             }
         }
-        Ok(Import { name: options.name.clone(), base: importer.base, operations, skipped })
+        Ok(Import { name: options.name.clone(), base: importer.base, operations, skipped, shortened: false })
     }
 
     fn base(&self, options: &Options) -> Result<Option<Url>, ImportError> {
@@ -259,6 +285,10 @@ impl Importer<'_> {
             access_control: self.access(),
             meta: Some(meta(operation, method, &path)),
         };
+        let bytes = serde_json::to_string(&spec).map_or(usize::MAX, |text| text.len());
+        if bytes > MAX_DECLARATION {
+            return Err(ImportError::LargeOperation { bytes, limit: MAX_DECLARATION });
+        }
         let plan = Plan {
             method: method.clone(),
             path,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use hub_adapters::mcp::{Inherit, McpClient, McpOptions, McpTarget, StderrTo, register};
+use hub_adapters::mcp::{Health, Inherit, McpClient, McpOptions, McpTarget, StderrTo, register};
 use hub_adapters::net::NetPolicy;
 use hub_protocol::{AccessControl, check_operation_id};
 use hub_spoke::Registry;
@@ -96,18 +96,42 @@ async fn serve(cx: &Cx, args: &McpArgs, key: &Key, client: &Arc<McpClient>) -> R
     let running = crate::interruptible(start(builder.declare(|all| register(all, client)), key)).await?;
     let (registered, name) = (running.registered(), &args.offer.name);
     let none = registered.operations.is_empty().then(|| "note: the server has no tools yet".to_owned());
-    let notes: Vec<String> = none.into_iter().chain(args.access.note(name)).collect();
+    let mut health = client.health();
+    let seen = health.borrow_and_update().clone();
+    let notes: Vec<String> =
+        none.into_iter().chain(left_out(&seen)).chain(args.access.note(name)).collect();
     announce(cx, name, &registered, &notes)?;
+    let mut seen = seen;
     let changed = async || loop {
-        if tools.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        match register(Registry::builder(), client).build() {
-            Ok(registry) => return registry,
-            Err(error) => cx.out.note(&format!("the server's tools changed, but can't be offered: {error}")),
+        tokio::select! {
+            Ok(()) = tools.changed() => match register(Registry::builder(), client).build() {
+                Ok(registry) => return registry,
+                Err(error) => cx.out.note(&format!("the server's tools changed, but can't be offered: {error}")),
+            },
+            Ok(()) = health.changed() => {
+                let now = health.borrow_and_update().clone();
+                news(&seen, &now).iter().for_each(|note| cx.out.note(note));
+                seen = now;
+            }
+            else => std::future::pending().await,
         }
     };
     offer::serve(cx, key, running, changed).await
+}
+
+/// What to tell of the server from one moment to the next.
+fn news(before: &Health, now: &Health) -> Vec<String> {
+    let trouble = match (&before.trouble, &now.trouble) {
+        (before, now) if before == now => None,
+        (_, Some(why)) => Some(format!("the server is away, and tried again: {why}")),
+        (_, None) => Some("the server is back".to_owned()),
+    };
+    let left_out = left_out(now).filter(|_| before.left_out != now.left_out);
+    trouble.into_iter().chain(left_out).collect()
+}
+
+fn left_out(health: &Health) -> Option<String> {
+    health.left_out.as_ref().map(|left_out| format!("note: {left_out}"))
 }
 
 fn target(args: &McpArgs, key: &Key) -> Result<McpTarget> {

@@ -110,10 +110,11 @@ pub(super) async fn serve(
             },
             registry = next() => {
                 let count = registry.iter().count();
-                cx.out.note(&match running.offer(registry).await {
-                    Ok(()) => format!("the operations changed: offering {count}"),
-                    Err(error) => format!("the operations changed, but can't be offered: {error}"),
-                });
+                match running.offer(registry).await {
+                    Ok(true) => cx.out.note(&format!("the operations changed: offering {count}")),
+                    Ok(false) => {}
+                    Err(error) => cx.out.note(&format!("the operations changed, but can't be offered: {error}")),
+                }
             }
         }
     }

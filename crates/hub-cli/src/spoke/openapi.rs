@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use hub_adapters::net::NetPolicy;
+use hub_adapters::net::{NetError, NetPolicy};
 use hub_adapters::openapi::{
-    Apply, CallLimits, ClientError, Credential, Document, Import, KeyPlace, OpenApiClient, Options, SecretString, Url,
-    fetch,
+    Apply, CallLimits, ClientError, Credential, Document, FollowError, FollowedApi, KeyPlace, Make, OpenApiClient,
+    Options, SecretString, Served, Source, SourceError, Url, register_with,
 };
 use hub_protocol::DEFAULT_MESSAGE_LIMIT;
-use hub_spoke::{Context, SpokeBuilder};
+use hub_spoke::{Context, Registry};
 
 use super::offer::{AccessArgs, OfferArgs, announce, parse_variable, serve, start};
 use crate::connect::Cx;
@@ -36,7 +36,8 @@ Examples:
 
 Each operation of the document (OpenAPI 3.0 or 3.1, JSON or YAML) becomes an operation client.NAME.NAMESPACE.OPERATION:
 GET and HEAD a query, an event stream a subscription, all else a mutation. The input has the parameters by name and the
-body under `body`; files and other bytes are base64.
+body under `body`; files and other bytes are base64. When the document changes, so do the operations (--refresh); calls
+that run go on. While it can't be read or used, they stay as they are.
 
 Credentials come from files or variables and stay here: callers, the hub and error texts never see them. They go with
 the operations that ask for them in the document, or with all where it says nothing; --auth-always sends them with all.
@@ -101,6 +102,9 @@ pub(crate) struct OpenApiArgs {
     allow_host: Vec<String>,
     #[command(flatten)]
     access: AccessArgs,
+    /// How often to look whether the document has changed, a file at least every 2 s; 0s: never.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "5m")]
+    refresh: Duration,
     /// Longest wait for an answer of a call without a deadline.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
     answer_timeout: Duration,
@@ -120,97 +124,123 @@ fn parse_place(text: &str) -> Result<KeyPlace, String> {
 
 pub(super) async fn run(cx: &Cx, args: OpenApiArgs) -> Result<()> {
     let key = cx.key()?;
-    let import = crate::interruptible(import(cx, &args)).await?;
-    let client = Arc::new(client(&args, import)?);
-    let builder = offered(args.offer.builder(cx, &key, args.max_in_flight)?, &client);
+    let opening = FollowedApi::open(source(&args)?, args.refresh, make(&args)?);
+    let api = crate::interruptible(async { opening.await.map_err(|error| failure(&args, error)) }).await?;
+    // A change from now on is one of what is offered here.
+    let (mut served, client) = (api.watch(), api.now().client);
+    notes(cx, &client);
+    let builder = args.offer.builder(cx, &key, args.max_in_flight)?.declare(|all| register_with(all, &client, limits));
     let running = crate::interruptible(start(builder, &key)).await?;
     let (registered, name) = (running.registered(), &args.offer.name);
     let count = format!("{} operations of {}", registered.operations.len(), client.base());
-    let notes: Vec<String> = [count].into_iter().chain(args.access.note(name)).collect();
-    announce(cx, name, &registered, &notes)?;
-    serve(cx, &key, running, async || std::future::pending().await).await
+    announce(cx, name, &registered, &[count].into_iter().chain(args.access.note(name)).collect::<Vec<_>>())?;
+    let changed = async || loop {
+        if served.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        let Served { client, trouble } = served.borrow_and_update().clone();
+        if let Some(why) = trouble {
+            cx.out.note(&format!("{why}; the operations are offered as they were"));
+            continue;
+        }
+        notes(cx, &client);
+        match register_with(Registry::builder(), &client, limits).build() {
+            Ok(registry) => return registry,
+            Err(error) => cx.out.note(&format!("the operations changed, but can't be offered: {error}")),
+        }
+    };
+    serve(cx, &key, running, changed).await
 }
 
 fn policy(args: &OpenApiArgs) -> NetPolicy {
     NetPolicy { allow_private: args.allow_private, allow_hosts: args.allow_host.clone() }
 }
 
-/// Reads the document and fits what it gives into one registration.
-async fn import(cx: &Cx, args: &OpenApiArgs) -> Result<Import> {
-    let (text, document_url) = read(args).await?;
-    let refused = |e: hub_adapters::openapi::ImportError| Failure::Usage(format!("{}: {e}", args.document));
-    let document = Document::parse(&text).map_err(refused)?;
+fn document_url(args: &OpenApiArgs) -> Result<Option<Url>> {
+    if !args.document.contains("://") {
+        return Ok(None);
+    }
+    let url = Url::parse(&args.document).map_err(|e| Failure::Usage(format!("{} is no URL: {e}", args.document)))?;
+    Ok(Some(url))
+}
+
+fn source(args: &OpenApiArgs) -> Result<Source> {
+    Ok(match document_url(args)? {
+        Some(url) => Source::url(url, policy(args)),
+        None => Source::file(&args.document),
+    })
+}
+
+/// What makes operations of the document, now and whenever it changes; secrets are read once.
+fn make(args: &OpenApiArgs) -> Result<Arc<Make>> {
     let options = Options {
         namespace: Some(args.namespace.clone()),
         scopes: args.access.scopes(),
         base_url: args.base_url.clone(),
         server_variables: BTreeMap::from_iter(args.server_variable.iter().cloned()),
-        document_url,
+        document_url: document_url(args)?,
         only: args.only.clone(),
         ..Options::new(&args.offer.name)
     };
-    let (import, cut) = document.operations_to_register(&options).map_err(refused)?;
-    if cut {
-        cx.out.note("note: the document is large: schemas and descriptions are shortened; --only picks operations");
-    }
-    for skipped in &import.skipped {
-        cx.out.note(&format!("left out: {} {}: {}", skipped.method, skipped.path, skipped.reason));
-    }
-    check(args, &import)?;
-    Ok(import)
-}
-
-fn check(args: &OpenApiArgs, import: &Import) -> Result<()> {
-    if import.operations.is_empty() {
-        let why = if args.only.is_empty() { "it has no operations that can be offered" } else { "--only leaves none" };
-        return Err(Failure::Usage(format!("{}: {why}", args.document)));
-    }
-    Ok(())
-}
-
-async fn read(args: &OpenApiArgs) -> Result<(String, Option<Url>)> {
-    if args.document.starts_with("http://") || args.document.starts_with("https://") {
-        let bad = |e: &dyn std::fmt::Display| Failure::Usage(format!("the document can't be got: {e}"));
-        let url = Url::parse(&args.document).map_err(|e| bad(&e))?;
-        let text = fetch(&url, &policy(args)).await.map_err(|e| match e {
-            hub_adapters::openapi::FetchError::Net(e) => Failure::Usage(allow_hint(&e.to_string())),
-            e => Failure::Local(format!("{e}; save it to a file if it needs a key")),
-        })?;
-        return Ok((text, Some(url)));
-    }
-    let text = std::fs::read_to_string(&args.document)
-        .map_err(|e| Failure::Usage(format!("cannot read the document {}: {e}", args.document)))?;
-    Ok((text, None))
-}
-
-fn allow_hint(error: &str) -> String {
-    format!("{error} (--allow-private or --allow-host HOST)")
-}
-
-fn client(args: &OpenApiArgs, import: Import) -> Result<OpenApiClient> {
-    let mut builder = OpenApiClient::builder(import)
-        .policy(policy(args))
-        .timeout(args.answer_timeout)
-        // More would not pass the hub.
-        .response_limit(DEFAULT_MESSAGE_LIMIT)
-        .apply(if args.auth_always { Apply::Always } else { Apply::AsDocumented });
-    for credential in credentials(args)? {
-        builder = builder.credential(credential);
-    }
-    for (name, value) in &args.header {
-        builder = builder.header(name, value.clone().into());
-    }
-    for (name, file) in &args.header_file {
-        builder = builder.header(name, secret_in(Path::new(file))?);
-    }
-    builder.build().map_err(|error| {
-        Failure::Usage(match &error {
+    let (credentials, headers) = (credentials(args)?, headers(args)?);
+    let (policy, timeout) = (policy(args), args.answer_timeout);
+    let apply = if args.auth_always { Apply::Always } else { Apply::AsDocumented };
+    Ok(Arc::new(move |text: &str| {
+        let document = Document::parse(text).map_err(|error| error.to_string())?;
+        let import = document.operations_to_register(&options).map_err(|error| error.to_string())?;
+        // A larger answer would not pass the hub.
+        let builder = OpenApiClient::builder(import).policy(policy.clone()).timeout(timeout).apply(apply);
+        let builder = builder.response_limit(DEFAULT_MESSAGE_LIMIT);
+        let builder = credentials.iter().cloned().fold(builder, |builder, one| builder.credential(one));
+        let builder = headers.iter().fold(builder, |builder, (name, value)| builder.header(name, value.clone()));
+        builder.build().map_err(|error| match &error {
             ClientError::NoBase => format!("{error} with --base-url"),
-            ClientError::Net(net) => allow_hint(&net.to_string()),
+            ClientError::Net(net) => with_remedy(net),
             ClientError::UnusedCredential(_) => format!("{error}: --auth-always does that"),
             ClientError::Header { .. } => error.to_string(),
         })
-    })
+    }))
+}
+
+fn headers(args: &OpenApiArgs) -> Result<Vec<(String, SecretString)>> {
+    let plain = args.header.iter().map(|(name, value)| Ok((name.clone(), value.clone().into())));
+    let secret = args.header_file.iter().map(|(name, file)| Ok((name.clone(), secret_in(Path::new(file))?)));
+    plain.chain(secret).collect()
+}
+
+fn failure(args: &OpenApiArgs, error: FollowError) -> Failure {
+    match error {
+        FollowError::Source(SourceError::Net(error)) => Failure::Usage(with_remedy(&error)),
+        FollowError::Source(error @ SourceError::File { .. }) => Failure::Usage(error.to_string()),
+        FollowError::Source(error) => Failure::Local(error.to_string()),
+        FollowError::Document(why) => Failure::Usage(format!("{}: {why}", args.document)),
+    }
+}
+
+/// Options that help, where there are some.
+fn with_remedy(error: &NetError) -> String {
+    match error {
+        NetError::Address { .. } => format!("{error} (--allow-private or --allow-host HOST)"),
+        _ => error.to_string(),
+    }
+}
+
+/// Says what of the document is not offered as it is.
+fn notes(cx: &Cx, client: &OpenApiClient) {
+    if client.shortened() {
+        cx.out.note("note: the document is large: schemas and descriptions are shortened; --only picks operations");
+    }
+    for skipped in client.skipped() {
+        cx.out.note(&format!("left out: {skipped}"));
+    }
+}
+
+fn limits(context: &Context) -> CallLimits {
+    CallLimits {
+        deadline_ms: context.deadline_ms(),
+        idempotency_key: context.idempotency_key().map(str::to_owned),
+        traceparent: context.traceparent().map(str::to_owned),
+    }
 }
 
 fn credentials(args: &OpenApiArgs) -> Result<Vec<Credential>> {
@@ -254,24 +284,6 @@ fn secret_of(variable: &str) -> Result<SecretString> {
     let value = std::env::var_os(variable).filter(|value| !value.is_empty());
     let value = value.ok_or_else(|| Failure::Usage(format!("the variable {variable} is not set")))?;
     Ok(value.to_string_lossy().trim().to_owned().into())
-}
-
-fn offered(mut builder: SpokeBuilder, client: &Arc<OpenApiClient>) -> SpokeBuilder {
-    for operation in client.operations() {
-        let (client, id) = (Arc::clone(client), Arc::<str>::from(operation.spec.id()));
-        builder = builder.raw(operation.spec.clone(), move |context: Context, input| {
-            let (client, id) = (Arc::clone(&client), Arc::clone(&id));
-            async move {
-                let limits = CallLimits {
-                    deadline_ms: context.deadline_ms(),
-                    idempotency_key: context.idempotency_key().map(str::to_owned),
-                    traceparent: context.traceparent().map(str::to_owned),
-                };
-                client.call(&id, &input, &limits).await
-            }
-        });
-    }
-    builder
 }
 
 #[cfg(test)]

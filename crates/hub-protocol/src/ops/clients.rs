@@ -35,9 +35,9 @@ pub enum ClientType {
 pub enum ClientState {
     /// Nothing has been tried since it was last changed.
     Pending,
-    /// It serves, or did when it was last tested.
+    /// It serves; a reason says what of it is left out. A client that brings no operations is complete.
     Ready,
-    /// It does not serve; the reason says why. It is tried again.
+    /// It does not serve, or not the newest; the reason says why. It is tried again.
     Degraded,
     /// It is switched off.
     Disabled,

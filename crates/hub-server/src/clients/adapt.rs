@@ -1,11 +1,13 @@
 //! From a client's row to operations.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use hub_adapters::mcp::{self, Inherit, McpClient, McpOptions, McpTarget};
+use hub_adapters::mcp::{self, Health, Inherit, McpClient, McpOptions, McpTarget};
 use hub_adapters::net::{self, ClientSettings, NetPolicy};
 use hub_adapters::openapi::{
-    self, Apply, CallLimits, Credential, Document, KeyPlace, OpenApiClient, Options, SecretString, Url,
+    self, Apply, CallLimits, Credential, Document, FollowedApi, KeyPlace, OpenApiClient, Options, REFRESH, SecretString,
+    Served, Source, Url,
 };
 use hub_core::{OpenedClient, Tested, scopes_of};
 use hub_operations::Registry;
@@ -22,21 +24,28 @@ const USUAL_SECRET: &str = "token";
 /// What executes a client's operations.
 pub(super) enum Adapter {
     Mcp(Arc<McpClient>),
-    OpenApi(Arc<OpenApiClient>),
+    OpenApi(FollowedApi),
 }
 
-/// Changes of an adapter's operations.
-pub(super) struct Changes(Option<watch::Receiver<Arc<Vec<OperationSpec>>>>);
+/// Changes of an adapter.
+pub(super) enum Changes {
+    Mcp(watch::Receiver<Arc<Vec<OperationSpec>>>, watch::Receiver<Health>),
+    OpenApi(watch::Receiver<Served>),
+}
 
 impl Changes {
     /// Waits for the next one.
     pub(super) async fn next(&mut self) {
-        if let Some(watched) = &mut self.0
-            && watched.changed().await.is_ok()
-        {
-            return;
+        let changed = match self {
+            Self::Mcp(operations, health) => tokio::select! {
+                changed = operations.changed() => changed,
+                changed = health.changed() => changed,
+            },
+            Self::OpenApi(served) => served.changed().await,
+        };
+        if changed.is_err() {
+            std::future::pending().await
         }
-        std::future::pending().await
     }
 }
 
@@ -45,7 +54,7 @@ impl Adapter {
     pub(super) async fn connect(client: &OpenedClient, programs: bool) -> Result<Self, String> {
         match client.row.kind.as_str() {
             "mcp-server" => connect_mcp(client, programs).await.map(|client| Self::Mcp(Arc::new(client))),
-            "openapi" => connect_openapi(client).await.map(|client| Self::OpenApi(Arc::new(client))),
+            "openapi" => connect_openapi(client).await.map(Self::OpenApi),
             _ => Err("clients of this type bring no operations".to_owned()),
         }
     }
@@ -55,34 +64,41 @@ impl Adapter {
         let builder = Registry::builder();
         let builder = match self {
             Self::Mcp(client) => mcp::register(builder, client),
-            Self::OpenApi(client) => client.operations().fold(builder, |builder, operation| {
-                let (client, id) = (Arc::clone(client), operation.spec.id());
-                builder.raw(marked(operation.spec.clone()), move |limits: CallLimits, input| {
-                    let (client, id) = (Arc::clone(&client), id.clone());
-                    async move { client.call(&id, &input, &limits).await }
-                })
-            }),
+            Self::OpenApi(api) => openapi::register_with(builder, &api.now().client, CallLimits::clone),
         };
-        builder.build().map_err(|error| format!("its operations can't be offered: {error}"))
+        builder.build().map_err(|error| format!("its operations can't be offered: {}", chain(&error)))
     }
 
-    /// Tells of changes of the operations from now on.
+    /// Tells of changes of the operations, or of how they fare, from now on.
     pub(super) fn changes(&self) -> Changes {
-        Changes(match self {
+        match self {
             Self::Mcp(client) => {
-                let mut watched = client.watch();
-                watched.mark_unchanged();
-                Some(watched)
+                let (mut operations, mut health) = (client.watch(), client.health());
+                operations.mark_unchanged();
+                health.mark_unchanged();
+                Changes::Mcp(operations, health)
             }
-            Self::OpenApi(_) => None,
-        })
+            Self::OpenApi(api) => {
+                let mut served = api.watch();
+                served.mark_unchanged();
+                Changes::OpenApi(served)
+            }
+        }
     }
 
-    /// Why calls don't reach the upstream now, where there is a connection to it.
+    /// Why calls don't reach the upstream now, or not what it offers now.
     pub(super) fn trouble(&self) -> Option<String> {
         match self {
-            Self::Mcp(client) => client.trouble(),
-            Self::OpenApi(_) => None,
+            Self::Mcp(client) => client.health().borrow().trouble.clone(),
+            Self::OpenApi(api) => api.now().trouble,
+        }
+    }
+
+    /// What of the upstream is not offered.
+    pub(super) fn left_out(&self) -> Option<String> {
+        match self {
+            Self::Mcp(client) => client.health().borrow().left_out.clone(),
+            Self::OpenApi(api) => api.now().client.left_out(),
         }
     }
 
@@ -123,18 +139,16 @@ async fn connect_mcp(client: &OpenedClient, programs: bool) -> Result<McpClient,
     McpClient::connect(target, options).await.map_err(|error| chain(&error))
 }
 
-async fn connect_openapi(client: &OpenedClient) -> Result<OpenApiClient, String> {
+async fn connect_openapi(client: &OpenedClient) -> Result<FollowedApi, String> {
     let config: OpenApiConfig = config(&client.row)?;
     let policy = policy(config.allow_private);
-    let (text, document_url) = match (&config.url, &config.document) {
-        (Some(url), _) => {
-            let url = parsed(url)?;
-            (openapi::fetch(&url, &policy).await.map_err(|error| chain(&error))?, Some(url))
-        }
-        (None, Some(document)) => (document.clone(), None),
+    let document_url = config.url.as_deref().map(parsed).transpose()?;
+    let source = match (&document_url, config.document) {
+        (Some(url), _) => Source::url(url.clone(), policy.clone()),
+        (None, Some(document)) => Source::given(document),
         (None, None) => return Err("config needs either a url or a document".to_owned()),
     };
-    let document = Document::parse(&text).map_err(|error| chain(&error))?;
+    let credential = config.auth.as_ref().map(|auth| credential(client, auth)).transpose()?;
     let options = Options {
         scopes: Some(scopes_of(&client.row)),
         base_url: config.base_url.as_deref().map(parsed).transpose()?,
@@ -142,13 +156,18 @@ async fn connect_openapi(client: &OpenedClient) -> Result<OpenApiClient, String>
         only: config.only,
         ..Options::new(&client.row.name)
     };
-    let (import, _) = document.operations_to_register(&options).map_err(|error| chain(&error))?;
-    let builder = OpenApiClient::builder(import).policy(policy).response_limit(DEFAULT_MESSAGE_LIMIT);
-    let builder = match &config.auth {
-        Some(auth) => builder.credential(credential(client, auth)?).apply(Apply::Always),
-        None => builder,
+    let make = move |text: &str| {
+        let document = Document::parse(text).map_err(|error| chain(&error))?;
+        let import = document.operations_to_register(&options).map_err(|error| chain(&error))?;
+        let builder = OpenApiClient::builder(import).policy(policy.clone()).response_limit(DEFAULT_MESSAGE_LIMIT);
+        let builder = match &credential {
+            Some(credential) => builder.credential(credential.clone()).apply(Apply::Always),
+            None => builder,
+        };
+        builder.build().map_err(|error| chain(&error))
     };
-    builder.build().map_err(|error| chain(&error))
+    let every = config.refresh_ms.map_or(REFRESH, |ms| Duration::from_millis(if ms == 0 { 0 } else { ms.max(1_000) }));
+    FollowedApi::open(source, every, Arc::new(make)).await.map_err(|error| chain(&error))
 }
 
 fn credential(client: &OpenedClient, auth: &OpenApiAuth) -> Result<Credential, String> {
@@ -170,11 +189,21 @@ fn credential(client: &OpenedClient, auth: &OpenApiAuth) -> Result<Credential, S
     })
 }
 
+/// Whether a client of another type has all that it needs; whether that is right is found out by a test, or by its use.
+pub(super) fn complete(client: &OpenedClient) -> Result<(), String> {
+    let config = client.row.config.parse::<Value>().unwrap_or_default();
+    // What is in the configuration of a custom client is its own affair.
+    let named = config.get("secret").and_then(Value::as_str).filter(|_| client.row.kind != "custom");
+    secret(client, named).map(drop)
+}
+
 /// Whether something answers where a client of another type is.
 pub(super) async fn reach(client: &OpenedClient) -> Result<Tested, String> {
     let config = client.row.config.parse::<Value>().unwrap_or_default();
+    complete(client)?;
     let Some(base) = config.get("baseUrl").and_then(Value::as_str) else {
-        return Err("clients of this type can't be tested".to_owned());
+        let note = Some("there is nothing to reach: its configuration has no baseUrl".to_owned());
+        return Ok(Tested { note, operations: 0 });
     };
     let url = parsed(base)?;
     let private = config.get("allowPrivate").and_then(Value::as_bool).unwrap_or_default();
@@ -216,19 +245,6 @@ fn policy(allow_private: bool) -> NetPolicy {
 
 fn parsed(url: &str) -> Result<Url, String> {
     Url::parse(url).map_err(|_| "a URL of the configuration is none".to_owned())
-}
-
-/// With a mark of the declaration in its version: documents change while their version stays, and a hub takes one version of
-/// an operation only once.
-fn marked(mut spec: OperationSpec) -> OperationSpec {
-    let text = serde_json::to_value(&spec).unwrap_or_default().to_string();
-    // The same for all time, unlike the standard library's hashes.
-    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    let mark = text.bytes().fold(0xcbf2_9ce4_8422_2325, mix);
-    if !spec.version.contains('+') {
-        spec.version = format!("{}+{mark:016x}", spec.version);
-    }
-    spec
 }
 
 /// An error with its causes.

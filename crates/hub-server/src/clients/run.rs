@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hub_core::{Hub, brings_operations};
+use hub_protocol::{CallError, ErrorCode};
 use hub_storage::{ClientRow, ClientState};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use super::adapt::Adapter;
+use super::adapt::{self, Adapter};
 use super::link::Link;
 
 /// How often the store is asked for changes made at other hubs, and leases are renewed.
@@ -31,7 +32,7 @@ struct Kept {
     _stop: DropGuard,
 }
 
-/// Keeps every enabled client that brings operations connected, until the hub drains.
+/// Keeps every enabled client connected, or notes whether it could be, until the hub drains.
 pub(crate) async fn run(hub: Hub, programs: bool) {
     let mut changes = hub.client_changes();
     let mut kept: HashMap<Uuid, Kept> = HashMap::new();
@@ -52,7 +53,7 @@ pub(crate) async fn run(hub: Hub, programs: bool) {
 }
 
 async fn look(hub: &Hub, rows: Vec<ClientRow>, kept: &mut HashMap<Uuid, Kept>, programs: bool) {
-    let wanted: Vec<ClientRow> = rows.into_iter().filter(|row| row.enabled && brings_operations(row)).collect();
+    let wanted: Vec<ClientRow> = rows.into_iter().filter(|row| row.enabled).collect();
     kept.retain(|id, _| wanted.iter().any(|row| row.id == *id));
     for row in wanted {
         if !is_ours(hub, &row).await {
@@ -69,7 +70,8 @@ async fn look(hub: &Hub, rows: Vec<ClientRow>, kept: &mut HashMap<Uuid, Kept>, p
 
 /// Whether this hub is to keep the client.
 async fn is_ours(hub: &Hub, row: &ClientRow) -> bool {
-    if hub.hubs().is_empty() {
+    // Whether a client that brings no operations is complete, each may say.
+    if hub.hubs().is_empty() || !brings_operations(row) {
         return true;
     }
     let held = hub.store().leases().hold(&format!("import:{}", row.id), hub.id(), LEASE).await;
@@ -99,29 +101,35 @@ async fn keep(hub: Hub, row: ClientRow, programs: bool, stop: CancellationToken)
 
 /// Connects and offers operations until that fails; the reason holds no secret.
 async fn connect(hub: &Hub, row: &ClientRow, programs: bool) -> Result<std::convert::Infallible, String> {
-    let opened = hub.open_client(&row.name).await.map_err(|error| hub_protocol::CallError::from(error).message)?;
+    let opened = hub.open_client(&row.name).await.map_err(|error| CallError::from(error).message)?;
     let clean = |reason: String| opened.scrub(&reason).chars().take(MAX_REASON).collect::<String>();
+    if !brings_operations(row) {
+        adapt::complete(&opened).map_err(clean)?;
+        note(hub, row, "ready", None, 0).await;
+        return std::future::pending().await;
+    }
     let adapter = Adapter::connect(&opened, programs).await.map_err(clean)?;
     let scrubber = Arc::new(opened.scrubber());
     // Begun before what is there is offered, so that no change is missed.
-    let (mut changes, mut noted) = (adapter.changes(), None);
+    let mut changes = adapter.changes();
     let link = Link::open(hub, &row.name, adapter.registry().map_err(clean)?, scrubber).await;
     let link = link.map_err(|error| clean(error.message))?;
+    tracing::info!(client = %row.name, operations = link.operations(), "a client is connected");
+    // What could not be offered in the place of what is.
+    let mut refused: Option<CallError> = None;
     loop {
-        let now = (adapter.trouble().map(clean), link.operations());
-        if noted.as_ref() != Some(&now) {
-            let word = if now.0.is_none() { "ready" } else { "degraded" };
-            note(hub, row, word, now.0.clone(), now.1).await;
-            noted = Some(now);
-        }
+        let trouble = adapter.trouble().or_else(|| refused.as_ref().map(|error| error.message.clone()));
+        let word = if trouble.is_none() { "ready" } else { "degraded" };
+        note(hub, row, word, trouble.or_else(|| adapter.left_out()).map(clean), link.operations()).await;
         tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(LOOK_EVERY), if refused.as_ref().is_some_and(|error| error.retryable) => {}
             () = link.lost() => return Err("its connection within the hub was lost".to_owned()),
-            () = changes.next() => {
-                let registry = adapter.registry().map_err(clean)?;
-                link.offer(registry).await.map_err(|error| clean(error.message))?;
-            }
+            () = changes.next() => {}
         }
+        refused = match adapter.registry() {
+            Ok(registry) => link.offer(registry).await.err(),
+            Err(reason) => Some(CallError::new(ErrorCode::ExecutionError, reason)),
+        };
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use super::McpClient;
-use super::link::{Link, Shared};
+use super::link::Shared;
 use super::reply::{self, Done};
 
 /// How long a call waits for a connection that is coming back.
@@ -41,11 +41,15 @@ impl McpClient {
                 .map_err(|_| CallError::new(ErrorCode::ValidationError, "the input of an MCP tool is an object"))?,
         };
         let live = self.live().await?;
-        let repeatable = self.repeatable(tool);
+        let found = self.tools.borrow().iter().find(|i| i.tool == tool).cloned();
+        let repeatable = found.as_ref().is_some_and(|found| found.spec.kind == OperationType::Query);
         let mut route = progress.as_ref().map(|_| live.handler.progress.reserve());
         let request = CallToolRequest::new(CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments));
         let sent = live.peer.send_cancellable_request(request.into(), PeerRequestOptions::no_options()).await;
-        let mut handle = sent.map_err(|error| reply::failed(&error, repeatable))?;
+        let mut handle = match sent {
+            Ok(handle) => handle,
+            Err(error) => return Err(ended(&live, &error, repeatable).await),
+        };
         let mut cancel = CancelOnDrop::new(&live.peer, &handle.id, &self.tasks);
         let mut seen = route.as_mut().map(|route| route.read(&handle.progress_token));
         let mut stop = std::pin::pin!(stop);
@@ -67,7 +71,10 @@ impl McpClient {
             }
         };
         cancel.disarm();
-        answer.map_err(|error| ended(&live, &error, repeatable)).and_then(reply::of)
+        match answer {
+            Ok(answer) => reply::of(answer)?.kept(found.and_then(|found| found.promise).as_deref()),
+            Err(error) => Err(ended(&live, &error, repeatable).await),
+        }
     }
 
     /// A tool as a stream: its progress, then `{ result }`.
@@ -99,22 +106,15 @@ impl McpClient {
     /// The connection, waiting a little for one.
     async fn live(&self) -> Result<Shared, CallError> {
         let mut link = self.link.clone();
-        let up = tokio::time::timeout(PATIENCE, link.wait_for(|link| matches!(link, Link::Up(_)))).await;
+        let up = tokio::time::timeout(PATIENCE, link.wait_for(Option::is_some)).await;
         if let Ok(Ok(link)) = up
-            && let Link::Up(live) = &*link
+            && let Some(live) = &*link
         {
             return Ok(live.clone());
         }
-        let why = match &*self.link.borrow() {
-            Link::Down(why) => why.clone(),
-            Link::Up(_) => "it is gone".to_owned(),
-        };
+        let why = self.trouble().unwrap_or_else(|| "it is gone".to_owned());
         let text = format!("the MCP server {} is not connected: {why}", self.options.name);
         Err(CallError::new(ErrorCode::OperationUnavailable, text))
-    }
-
-    fn repeatable(&self, tool: &str) -> bool {
-        self.tools.borrow().iter().any(|i| i.tool == tool && i.spec.kind == OperationType::Query)
     }
 }
 
@@ -126,9 +126,17 @@ async fn next(seen: &mut Option<mpsc::Receiver<ProgressNotificationParam>>) -> O
     }
 }
 
-fn ended(live: &Shared, error: &ServiceError, repeatable: bool) -> CallError {
+/// The error of a call that has no answer.
+async fn ended(live: &Shared, error: &ServiceError, repeatable: bool) -> CallError {
+    if matches!(error, ServiceError::TransportClosed) {
+        // How it ended is known a moment later.
+        let _late = tokio::time::timeout(Duration::from_secs(2), live.gone.cancelled()).await;
+    }
     if live.too_long.load(Ordering::Acquire) {
         return reply::too_large();
+    }
+    if let Some(ending) = live.ending.get() {
+        return reply::crashed(ending, repeatable);
     }
     if matches!(error, ServiceError::TransportSend(_)) {
         live.recheck.notify_one();

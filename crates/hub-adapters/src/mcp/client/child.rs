@@ -1,14 +1,17 @@
 //! A child process that speaks MCP, with all that it starts.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader, ReadBuf};
+use hub_operations::Scrubber;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader, ReadBuf};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Inherit, McpError, McpTarget, StderrTo};
@@ -31,11 +34,78 @@ const LOG_LINES: u32 = 1_000;
 /// How long a child may take to go when its input has ended.
 const GOING: Duration = Duration::from_secs(2);
 
+/// Lines of standard error that are kept, to tell what the child's last words were, and characters of each.
+const KEPT_LINES: usize = 10;
+const KEPT_CHARS: usize = 300;
+
+/// How long is waited for the last words of a child that has closed its output, and for its end.
+const ENDING: Duration = Duration::from_millis(500);
+
 /// A running child. Dropping it kills its whole process group.
 pub(super) struct Running {
     child: Child,
     // Dropped with the child; the group's number is not given away again while it has members.
     _group: Group,
+    words: Words,
+}
+
+/// What a child has said on standard error of late, without secrets.
+#[derive(Clone)]
+pub(super) struct Words {
+    lines: Arc<Mutex<VecDeque<String>>>,
+    scrubber: Arc<Scrubber>,
+    /// Cancelled when it says no more.
+    over: CancellationToken,
+}
+
+/// How a child ended.
+#[derive(Debug)]
+pub(super) struct Ending {
+    /// Exit code or signal; `None` for one that has only closed its output.
+    pub(super) exit: Option<String>,
+    /// Its last lines of standard error.
+    pub(super) stderr: Vec<String>,
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.exit {
+            Some(exit) => write!(f, "it ended with {exit}")?,
+            None => f.write_str("it has closed its output")?,
+        }
+        match self.stderr.as_slice() {
+            [] => f.write_str(" and no word on standard error"),
+            // The end says most, and a state has little room.
+            [.., last] => write!(f, ", saying {last:?}"),
+        }
+    }
+}
+
+impl Words {
+    pub(super) fn new(scrubber: Arc<Scrubber>) -> Self {
+        Self { lines: Arc::default(), scrubber, over: CancellationToken::new() }
+    }
+
+    /// Keeps a line; answers it without secrets.
+    fn hear(&self, line: &[u8]) -> String {
+        let line = String::from_utf8_lossy(line);
+        let mut clean = self.scrubber.text(&line).unwrap_or_else(|| line.into_owned());
+        clean.truncate(clean.trim_end().len());
+        if clean.is_empty() {
+            return clean;
+        }
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() >= KEPT_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(clean.chars().take(KEPT_CHARS).collect());
+        clean
+    }
+
+    /// The last lines.
+    pub(super) fn last(&self) -> Vec<String> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
 }
 
 /// Starts the program; answers it with its two ends.
@@ -43,14 +113,14 @@ pub(super) fn start(
     target: &McpTarget,
     name: &str,
     stderr: StderrTo,
+    words: Words,
     tasks: &TaskTracker,
 ) -> Result<(Running, Bounded, ChildStdin), McpError> {
     let McpTarget::Child { program, args, env, inherit, cwd } = target else {
         return Err(broken("a URL", std::io::ErrorKind::InvalidInput));
     };
     let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
-    command.stderr(if stderr == StderrTo::Inherit { Stdio::inherit() } else { Stdio::piped() });
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     match inherit {
         Inherit::AllBut(hidden) => hidden.iter().for_each(|variable| _ = command.env_remove(variable)),
         Inherit::Basics => {
@@ -65,10 +135,10 @@ pub(super) fn start(
     }
     let (mut child, group) = Group::spawn(&mut command).map_err(|error| broken(program, error.kind()))?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    if let Some(stderr) = child.stderr.take() {
-        tasks.spawn(log(stderr, name.to_owned()));
+    if let Some(from) = child.stderr.take() {
+        tasks.spawn(listen(from, words.clone(), stderr, name.to_owned()));
     }
-    let running = Running { child, _group: group };
+    let running = Running { child, _group: group, words };
     match (stdin, stdout) {
         (Some(stdin), Some(stdout)) => Ok((running, Bounded::new(stdout), stdin)),
         _ => Err(broken(program, std::io::ErrorKind::BrokenPipe)),
@@ -80,30 +150,46 @@ fn broken(program: &str, kind: std::io::ErrorKind) -> McpError {
 }
 
 impl Running {
+    /// How it ended, when its output has.
+    pub(super) async fn ending(&mut self) -> Ending {
+        let exit = tokio::time::timeout(ENDING, self.child.wait()).await;
+        // What it has started may go on speaking.
+        let _speaks_on = tokio::time::timeout(ENDING, self.words.over.cancelled()).await;
+        let exit = exit.ok().and_then(Result::ok).map(|status| status.to_string());
+        Ending { exit, stderr: self.words.last() }
+    }
+
     /// Lets the child go by itself for a moment; its input has been closed.
     pub(super) async fn let_go(mut self) {
         let _killed_otherwise = tokio::time::timeout(GOING, self.child.wait()).await;
     }
 }
 
-/// Logs what a child says, as much of it as is bearable.
-async fn log(stderr: ChildStderr, name: String) {
+/// Hears what a child says, and passes on as much of it as is bearable.
+async fn listen(stderr: ChildStderr, words: Words, to: StderrTo, name: String) {
+    let _over = words.over.clone().drop_guard();
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
     let mut lines = 0;
     loop {
         let Ok(buffer) = reader.fill_buf().await else { return };
         if buffer.is_empty() {
+            words.hear(&line);
             return;
         }
         let end = buffer.iter().position(|b| *b == b'\n');
+        let used = end.map_or(buffer.len(), |end| end + 1);
+        if to == StderrTo::Inherit {
+            // Somebody who reads it no more is no reason to stop hearing.
+            let _closed = tokio::io::stderr().write_all(&buffer[..used]).await;
+        }
         let part = &buffer[..end.unwrap_or(buffer.len())];
         line.extend_from_slice(&part[..part.len().min(LOG_BYTES - line.len().min(LOG_BYTES))]);
-        let used = end.map_or(buffer.len(), |end| end + 1);
         reader.consume(used);
         if end.is_some() {
-            if lines < LOG_LINES {
-                tracing::debug!(mcp.client = name, line = %String::from_utf8_lossy(&line), "stderr of an MCP server");
+            let line_said = words.hear(&line);
+            if to == StderrTo::Log && lines < LOG_LINES {
+                tracing::debug!(mcp.client = name, line = line_said, "stderr of an MCP server");
             }
             lines = lines.saturating_add(1);
             line.clear();

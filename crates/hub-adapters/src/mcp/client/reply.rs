@@ -1,8 +1,11 @@
+use hub_operations::Schema;
 use hub_protocol::{CallError, ErrorCode, Json, ResponseEnvelope, ResponseMeta, Violation};
 use rmcp::ServiceError;
 use rmcp::model::ServerResult;
 use rmcp::transport::streamable_http_client::StreamableHttpError;
 use serde_json::{Value, json};
+
+use super::child::Ending;
 
 /// Characters of a tool's own words in an error message; the details have all of it.
 const MESSAGE: usize = 1_000;
@@ -17,6 +20,27 @@ impl Done {
     /// As a response envelope.
     pub(super) fn envelope(self) -> Json {
         ResponseEnvelope { data: Json::from(self.data), meta: self.meta }.to_json()
+    }
+
+    /// Holds what the tool has promised of its result against what it is.
+    pub(super) fn kept(self, promise: Option<&Schema>) -> Result<Self, CallError> {
+        let Some(promise) = promise else { return Ok(self) };
+        let ResponseMeta::Mcp { structured_content, content, .. } = &self.meta else { return Ok(self) };
+        let (violations, said) = match structured_content {
+            None => {
+                let message = "structuredContent is missing".to_owned();
+                (vec![Violation { path: String::new(), message }], json!({ "content": content }))
+            }
+            Some(structured) => match promise.check(&Json::from(structured.clone())) {
+                Ok(()) => return Ok(self),
+                Err(violations) => (violations, json!({ "structuredContent": structured })),
+            },
+        };
+        let first = violations.first().map(|v| format!("{}: {}", v.path, v.message)).unwrap_or_default();
+        let message = format!("the tool's result breaks its own outputSchema: {}", first.trim_start_matches(": "));
+        let mut details = said;
+        details["violations"] = serde_json::to_value(&violations).unwrap_or_default();
+        Err(CallError::new(ErrorCode::ExecutionError, message).with_details(&details))
     }
 
     /// The value alone.
@@ -106,6 +130,13 @@ pub(super) fn failed(error: &ServiceError, repeatable: bool) -> CallError {
 pub(super) fn lost(repeatable: bool) -> CallError {
     CallError::new(ErrorCode::SpokeDisconnected, "the connection to the MCP server was lost during the call")
         .with_retryable(repeatable)
+}
+
+/// The error of a call during which the server's program ended.
+pub(super) fn crashed(ending: &Ending, repeatable: bool) -> CallError {
+    CallError::new(ErrorCode::SpokeDisconnected, format!("the MCP server crashed during the call: {ending}"))
+        .with_retryable(repeatable)
+        .with_details(&json!({ "exit": ending.exit, "stderr": ending.stderr }))
 }
 
 pub(super) fn too_large() -> CallError {

@@ -1,11 +1,13 @@
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use hub_operations::Schema;
+use hub_operations::{MAX_DECLARATION, Schema};
 use hub_protocol::{AccessControl, OperationSpec, OperationType};
 use rmcp::model::Tool;
 use serde_json::{Map, Value, json};
 
 use super::McpOptions;
+use crate::mark::marked;
 
 /// Most tools of one server that become operations.
 pub(super) const MAX_TOOLS: usize = 1_000;
@@ -20,31 +22,57 @@ const SEGMENT: usize = 64;
 const DESCRIPTION: usize = 8_000;
 
 /// A tool as an operation.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(super) struct Imported {
     pub(super) spec: OperationSpec,
     /// Its name at the server.
     pub(super) tool: String,
     pub(super) stream: bool,
+    /// What it has promised of `structuredContent`.
+    pub(super) promise: Option<Arc<Schema>>,
 }
 
-/// The tools as operations; what can't be one is left out with a warning. `version` is the server's own.
-pub(super) fn import(tools: Vec<Tool>, options: &McpOptions, version: Option<&str>) -> Vec<Imported> {
-    let (mut seen, mut taken) = (HashSet::new(), HashSet::new());
-    let mut all = Vec::new();
-    for tool in tools {
-        if all.len() >= MAX_TOOLS {
-            tracing::warn!(mcp.client = options.name, limit = MAX_TOOLS, "an MCP server has too many tools");
-            break;
+/// A server's tools.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    pub(super) tools: Vec<Tool>,
+    /// What can't be offered, and why.
+    pub(super) left_out: Vec<String>,
+}
+
+impl Listed {
+    /// The tools as operations. `version` is the server's own.
+    pub(super) fn import(self, options: &McpOptions, version: Option<&str>) -> (Vec<Imported>, Vec<String>) {
+        let Self { tools, mut left_out } = self;
+        let (mut seen, mut taken) = (HashSet::new(), HashSet::new());
+        let mut all = Vec::new();
+        for tool in tools {
+            if all.len() >= MAX_TOOLS {
+                left_out.insert(0, format!("all tools after the first {MAX_TOOLS}"));
+                break;
+            }
+            if !seen.insert(tool.name.to_string()) {
+                left_out.push(format!("a second tool {:?}", named(&tool)));
+                continue;
+            }
+            let one = one(&tool, unique(&tool.name, &mut taken), options, version);
+            let bytes = serde_json::to_string(&one.spec).map_or(usize::MAX, |text| text.len());
+            if bytes > MAX_DECLARATION {
+                left_out.push(format!(
+                    "the tool {:?}: its declaration has {bytes} bytes, more than {MAX_DECLARATION}",
+                    named(&tool)
+                ));
+                continue;
+            }
+            all.push(one);
         }
-        if !seen.insert(tool.name.to_string()) {
-            tracing::warn!(mcp.client = options.name, tool = %tool.name, "an MCP server lists a tool twice");
-            continue;
-        }
-        let name = unique(&tool.name, &mut taken);
-        all.push(one(&tool, name, options, version));
+        (all, left_out)
     }
-    all
+}
+
+/// A tool's name, as much of it as people want to read.
+fn named(tool: &Tool) -> String {
+    tool.name.chars().take(SEGMENT).collect()
 }
 
 fn one(tool: &Tool, name: String, options: &McpOptions, version: Option<&str>) -> Imported {
@@ -55,17 +83,20 @@ fn one(tool: &Tool, name: String, options: &McpOptions, version: Option<&str>) -
         Some(true) => OperationType::Query,
         _ => OperationType::Mutation,
     };
-    let input = usable(options, tool, "inputSchema", Some(&tool.input_schema), json!({ "type": "object" }));
-    let output = usable(options, tool, "outputSchema", tool.output_schema.as_deref(), json!(true));
+    let (input, _) = usable(options, tool, "inputSchema", &tool.input_schema, json!({ "type": "object" }));
+    let (output, promise) = match tool.output_schema.as_deref() {
+        Some(schema) => usable(options, tool, "outputSchema", schema, json!(true)),
+        None => (json!(true), None),
+    };
     let output = if stream { progress_or(&output) } else { output };
     let mut own = json!({ "name": tool.name, "server": options.name, "annotations": hints });
     if options.as_tools {
         own["tool"] = json!(true);
     }
-    let mut spec = OperationSpec {
+    let spec = OperationSpec {
         name,
         namespace: options.namespace.clone().unwrap_or_else(|| segment(&options.name)),
-        version: String::new(),
+        version: plain(version),
         kind,
         title: tool.title.clone().or_else(|| hints.and_then(|hints| hints.title.clone())),
         description: tool.description.as_deref().unwrap_or_default().chars().take(DESCRIPTION).collect(),
@@ -79,38 +110,27 @@ fn one(tool: &Tool, name: String, options: &McpOptions, version: Option<&str>) -
             .unwrap_or_else(|| AccessControl::scopes(&[&format!("imported:{}", options.name)])),
         meta: Some(json!({ "mcp": own })),
     };
-    spec.version = versioned(&spec, version);
-    Imported { spec, tool: tool.name.to_string(), stream }
+    Imported { spec: marked(spec), tool: tool.name.to_string(), stream, promise }
 }
 
-/// The server's version if it has one, and a mark of the declaration: a tool may change while the version stays, and
-/// a hub takes one version of an operation only once.
-fn versioned(spec: &OperationSpec, version: Option<&str>) -> String {
+/// The server's version, if it is one.
+fn plain(version: Option<&str>) -> String {
     let numbers = |text: &str| -> Option<String> {
         let plain = text.trim_start_matches('v').split(['-', '+']).next().unwrap_or_default();
         let parts: Option<Vec<u64>> = plain.split('.').map(|part| part.parse().ok()).collect();
         parts.filter(|parts| parts.len() == 3).map(|p| format!("{}.{}.{}", p[0], p[1], p[2]))
     };
-    let base = version.and_then(numbers).unwrap_or_else(|| "1.0.0".to_owned());
-    let text = serde_json::to_string(spec).unwrap_or_default();
-    format!("{base}+{:016x}", fnv1a(text.as_bytes()))
+    version.and_then(numbers).unwrap_or_else(|| "1.0.0".to_owned())
 }
 
-/// The same for all time, unlike the standard library's hashes.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, mix)
-}
-
-/// A schema in the dialect of this project, if it can be compiled; else `otherwise`.
+/// A schema in the dialect of this project, and compiled, if it can be; else `otherwise`.
 fn usable(
     options: &McpOptions,
     tool: &Tool,
     side: &'static str,
-    schema: Option<&Map<String, Value>>,
+    schema: &Map<String, Value>,
     otherwise: Value,
-) -> Value {
-    let Some(schema) = schema else { return otherwise };
+) -> (Value, Option<Arc<Schema>>) {
     let mut schema = schema.clone();
     // Most others say draft 7 and use what both have in common.
     if schema.get("$schema").and_then(Value::as_str) != Some(DIALECT) {
@@ -118,13 +138,13 @@ fn usable(
     }
     let schema = Value::Object(schema);
     match Schema::compile(&schema) {
-        Ok(_) => schema,
+        Ok(compiled) => (schema, Some(Arc::new(compiled))),
         Err(error) => {
             tracing::warn!(
                 mcp.client = options.name, tool = %tool.name, side, %error,
                 "an MCP server has a schema that can't be used"
             );
-            otherwise
+            (otherwise, None)
         }
     }
 }
@@ -171,7 +191,8 @@ mod tests {
     fn imported(tools: Vec<Value>) -> Vec<Imported> {
         let mut options = McpOptions::new("files");
         options.stream = vec!["slow".to_owned()];
-        import(tools.into_iter().map(tool).collect(), &options, Some("v2.1.0-beta"))
+        let listed = Listed { tools: tools.into_iter().map(tool).collect(), left_out: Vec::new() };
+        listed.import(&options, Some("v2.1.0-beta")).0
     }
 
     #[test]
@@ -197,6 +218,20 @@ mod tests {
         for import in all {
             hub_operations::Definition::new(import.spec).unwrap();
         }
+    }
+
+    #[test]
+    fn what_is_left_out_is_told() {
+        let plain = |n: usize| json!({"name": format!("t{n}"), "inputSchema": {"type": "object"}});
+        let long = "x".repeat(MAX_DECLARATION);
+        let large = json!({"name": "large", "inputSchema": {"type": "object", "description": long}});
+        let tools = [large, plain(0)].into_iter().chain((0..=MAX_TOOLS).map(plain));
+        let listed = Listed { tools: tools.map(tool).collect(), left_out: vec!["a malformed tool".to_owned()] };
+        let (all, left_out) = listed.import(&McpOptions::new("files"), None);
+        assert_eq!(all.len(), MAX_TOOLS);
+        let told = crate::left_out::summary(&left_out).unwrap();
+        assert!(told.starts_with("left out: all tools after the first 1000; a malformed tool; the tool \"large\""), "{told}");
+        assert!(told.ends_with("; and 1 more"), "{told}");
     }
 
     #[test]

@@ -110,6 +110,9 @@ wire! {
         /// Only operations of which the name or a tag is one of these; `*` is any text.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         only: Vec<String>,
+        /// How often the document at `url` is looked at again, in milliseconds, at least 1,000; default 300,000. 0: never.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refresh_ms: Option<u64>,
         /// Whether this machine and private networks may be reached.
         #[serde(default)]
         allow_private: bool,
