@@ -1,4 +1,8 @@
 //! Operations of other worlds: an abort reaches them, a program sees little of the hub, and nobody takes their names.
+//! What changes out there changes here, and what goes wrong is told.
+
+mod follow;
+mod told;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -350,6 +350,20 @@ async fn a_rotation_that_is_killed_goes_on_where_it_was() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_says_what_it_has_done() -> Result<()> {
+    let (folder, aside) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let bed = Bed::start(folder.path(), &aside.path().join("log")).await?;
+    let none = run(&mut keyring(folder.path(), &["rotate"])?).await?;
+    assert!(none.code == Some(1) && none.err.contains("no keyring yet: it is made with the first secret"), "{none:?}");
+    bed.call("clients.create", json!({ "name": "notes", "type": "custom", "config": {} })).await?;
+    bed.call("secrets.set", json!({ "client": "notes", "name": "token", "value": "letmein" })).await?;
+    let done = run(&mut keyring(folder.path(), &["rotate"])?).await?;
+    let words = "v2: 1 secrets, encrypts\n  v1: 0 secrets\nencrypted 1 secrets anew; back the keyring up";
+    assert!(done.code == Some(0) && done.out.contains(words), "{done:?}");
+    bed.hub.kill9().await
+}
+
 fn keyring(folder: &Path, args: &[&str]) -> Result<tokio::process::Command> {
     let mut command = command(binary("hub-server")?, folder);
     command.arg("--data-dir").arg(folder).arg("keyring").args(args);

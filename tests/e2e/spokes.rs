@@ -529,7 +529,8 @@ async fn an_update_puts_one_version_in_the_place_of_another_while_calls_run() ->
     let mut running = client.request("a.run").input(json!({})).start().await?;
     let first = spoke.requested().await?;
     // Also downwards; what it takes back and does not offer again is gone.
-    let update = json!({ "operations": [spec("a.run", "1.0.0"), spec("c.run", "1.0.0")], "withdraw": ["a.run", "b.run"] });
+    let update =
+        json!({ "operations": [spec("a.run", "1.0.0"), spec("c.run", "1.0.0")], "withdraw": ["a.run", "b.run"] });
     let updated = spoke.call("u", "hub.update", update).await?;
     let names = json!([{ "local": "a.run", "id": "a.run" }, { "local": "c.run", "id": "c.run" }]);
     assert_eq!(updated["payload"]["output"]["data"]["operations"], names);

@@ -26,8 +26,8 @@ use ipnet::IpNet;
 use url::{Host, Url};
 
 pub use address::{AddressKind, kind_of};
-pub(crate) use client::{cause, refusal};
 pub use client::{ClientSettings, client};
+pub(crate) use client::{cause, refusal};
 pub use resolver::{GuardedResolver, Lookup, SystemLookup};
 
 /// Which addresses may be reached beside those of the public internet.

@@ -54,7 +54,7 @@ mod style;
 pub use auth::{Apply, Credential, KeyPlace};
 pub use client::{CallLimits, ClientError, OpenApiClient, OpenApiClientBuilder};
 pub use document::{Document, ImportError, MAX_DOCUMENT};
-pub use follow::{REFRESH, FollowError, FollowedApi, Make, Served};
+pub use follow::{FollowError, FollowedApi, Make, REFRESH, Served};
 pub use import::{Import, Imported, Options, Skipped};
 pub use plan::Plan;
 pub use register::{register, register_with};

@@ -22,6 +22,7 @@ tools = [
 ]
 lock = threading.Lock()
 cancelled = []
+held = []
 
 
 def send(message):
@@ -41,7 +42,11 @@ def call(request):
     if MODE == "hang":
         return
     if MODE == "crash":
+        sys.stderr.write("first words\n" * 20 + "token is %s\n" % os.environ.get("TOKEN") + "out of luck\n")
+        sys.stderr.flush()
         os._exit(3)
+    if MODE == "killed":
+        os.kill(os.getpid(), 9)
     if MODE == "huge":
         sys.stdout.write('{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"' % json.dumps(id))
         for _ in range(100):
@@ -68,6 +73,12 @@ def call(request):
         send({"id": id, "result": text("it broke", isError=True)})
     elif name == "wait":
         return
+    elif name == "hold":
+        held.append(id)
+    elif name == "let_go":
+        for one in held:
+            send({"id": one, "result": text("held to the end")})
+        send({"id": id, "result": text("ok")})
     elif name == "cancelled":
         send({"id": id, "result": text(json.dumps(cancelled))})
     elif name == "count":
@@ -77,7 +88,7 @@ def call(request):
             send({"id": id, "result": text("done")})
         threading.Thread(target=work).start()
     elif name == "structured":
-        send({"id": id, "result": text("1", structuredContent={"n": 1})})
+        send({"id": id, "result": text("1", **arguments.get("result", {"structuredContent": {"n": 1}}))})
     elif name == "grow":
         tools.append({"name": "grown", "inputSchema": OBJECT})
         send({"id": id, "result": text("ok")})
@@ -93,11 +104,11 @@ waiting = {}
 if MODE == "mute":
     time.sleep(60)
 if MODE == "gone":
-    sys.exit(1)
+    sys.exit("no config: TOKEN=%s" % os.environ.get("TOKEN"))
 if MARK:
     # A grandchild that outlives its parent unless the whole group is ended.
     subprocess.Popen(["sleep", MARK])
-tools.append({"name": "cancelled", "inputSchema": OBJECT})
+tools += [{"name": name, "inputSchema": OBJECT} for name in ("hold", "let_go", "cancelled")]
 tools.append({"name": "grow", "inputSchema": OBJECT})
 tools.append({"name": "die", "inputSchema": OBJECT})
 if MODE == "liar":
@@ -107,6 +118,8 @@ if MODE == "liar":
         {"name": "no schema"},
         {"nameless": True, "inputSchema": OBJECT},
     ]
+if MODE == "many":
+    tools += [{"name": "t%d" % n, "inputSchema": OBJECT} for n in range(1000)]
 if MODE == "noisy":
     sys.stderr.write("complaint\n" * 5000)
 for line in sys.stdin:

@@ -129,6 +129,65 @@ async fn a_crash_in_a_call_is_a_lost_connection() -> Result<()> {
     Ok(())
 }
 
+fn with_token(mode: &str) -> McpTarget {
+    let mut target = target(mode, &[]);
+    if let McpTarget::Child { env, .. } = &mut target {
+        env.push(("TOKEN".to_owned(), "letmein-please".to_owned()));
+    }
+    target
+}
+
+#[tokio::test]
+async fn how_a_program_ended_and_its_last_words_are_told_without_secrets() -> Result<()> {
+    let client = Arc::new(McpClient::connect(with_token("crash"), McpOptions::new("fake")).await?);
+    let mut health = client.health();
+    let error = call(&client, "echo", json!({})).await.err().context("lost")?;
+    ensure!(error.is(ErrorCode::SpokeDisconnected) && error.retryable, "{error:?}");
+    ensure!(error.message.contains("exit status: 3") && error.message.ends_with("\"out of luck\""), "{error}");
+    let details: Value = error.details.context("details")?.parse()?;
+    let lines = details["stderr"].as_array().context("lines")?;
+    ensure!(details["exit"] == "exit status: 3" && lines.len() == 10 && lines[0] == "first words", "{details}");
+    ensure!(lines[8] == "token is [redacted]" && lines[9] == "out of luck", "{details}");
+    // It is told apart from any call, too, and so is that it is back.
+    let trouble = health.wait_for(|health| health.trouble.is_some());
+    let trouble = tokio::time::timeout(Duration::from_secs(5), trouble).await??.trouble.clone().unwrap_or_default();
+    ensure!(trouble.contains("exit status: 3, saying \"out of luck\""), "{trouble}");
+    tokio::time::timeout(Duration::from_secs(5), health.wait_for(|health| health.trouble.is_none())).await??;
+
+    let error = call(&*connect("killed").await?, "echo", json!({})).await.err().context("lost")?;
+    ensure!(error.message.contains("signal: 9"), "{error}");
+    let gone = McpClient::connect(with_token("gone"), McpOptions::new("fake")).await;
+    let said = gone.err().context("no beginning")?.to_string();
+    ensure!(said.contains("exit status: 1, saying \"no config: TOKEN=[redacted]\""), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_result_that_breaks_its_own_schema_is_an_error() -> Result<()> {
+    let client = connect("good").await?;
+    let said = |result: Value| call(&client, "structured", json!({ "result": result }));
+    ensure!(said(json!({ "structuredContent": { "n": 2 } })).await?["data"] == json!({ "n": 2 }));
+    let error = said(json!({ "structuredContent": { "n": "two" } })).await.err().context("a lie")?;
+    ensure!(error.is(ErrorCode::ExecutionError) && !error.retryable && error.message.contains("/n: "), "{error:?}");
+    let details: Value = error.details.context("details")?.parse()?;
+    ensure!(details["violations"][0]["path"] == "/n" && details["structuredContent"]["n"] == "two", "{details}");
+    let error = said(json!({})).await.err().context("nothing of what was promised")?;
+    ensure!(error.message.contains("structuredContent is missing"), "{error}");
+    // What it calls a failure is no result.
+    let error = said(json!({ "isError": true })).await.err().context("a failure")?;
+    ensure!(error.message == "1", "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn tools_beyond_the_limit_are_told() -> Result<()> {
+    let client = connect("many").await?;
+    ensure!(client.operations().len() == 1_000);
+    let left_out = client.health().borrow().left_out.clone().context("a note")?;
+    ensure!(left_out == "left out: all tools after the first 1000", "{left_out}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_hung_tool_is_given_up() -> Result<()> {
     let options = McpOptions { call_timeout: Duration::from_millis(200), ..McpOptions::new("fake") };

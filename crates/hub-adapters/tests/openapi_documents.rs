@@ -205,6 +205,62 @@ fn a_large_document() {
 }
 
 #[test]
+fn a_document_without_room_loses_answers_first_and_descriptions_last() {
+    let member =
+        |n: usize| (format!("member_{n}"), json!({ "type": "string", "description": "Told at length. ".repeat(10) }));
+    let thing = json!({ "type": "object", "properties": Map::from_iter((0..40).map(member)) });
+    let answer = json!({ "200": { "description": "It.", "content": { "application/json": { "schema": thing } } } });
+    let get = json!({ "description": "Words and words. ".repeat(60), "responses": answer });
+    let paths = Map::from_iter((0..3).map(|n| (format!("/things{n}"), json!({ "get": get }))));
+    let text =
+        json!({ "openapi": "3.1.0", "servers": [{ "url": "https://a.example.com" }], "paths": paths }).to_string();
+    let document = Document::parse(&text).unwrap();
+    let within =
+        |bytes| document.operations_to_register(&Options { max_declarations: bytes, ..Options::new("things") });
+    let size = |import: &Import| -> usize {
+        import.operations.iter().map(|one| serde_json::to_string(&one.spec).unwrap().len()).sum()
+    };
+    let spec = |import: &Import| import.operations[0].spec.clone();
+    let whole = within(usize::MAX).unwrap();
+    assert!(!whole.shortened && spec(&whole).output_schema.to_string().len() > 4096);
+    let fewer = within(size(&whole) / 2).unwrap();
+    assert!(fewer.shortened && spec(&fewer).output_schema.to_string().len() <= 4096);
+    assert_eq!(spec(&fewer).description, spec(&whole).description);
+    // Marks tell the declarations apart.
+    assert_ne!(spec(&fewer).version, spec(&whole).version);
+    let least = within(3 * 800).unwrap();
+    assert!(spec(&least).description.chars().count() == 201 && spec(&least).description.ends_with('…'));
+    assert_eq!(least.operations.len(), 3);
+    let error = within(100).unwrap_err();
+    assert!(matches!(error, ImportError::TooMany { operations: 3, limit: 100, .. }), "{error}");
+    assert!(error.to_string().contains("`only`"), "{error}");
+}
+
+#[test]
+fn a_document_with_nothing_to_offer_says_so() {
+    let said = |paths: Value, only: &[&str]| {
+        let text = json!({ "openapi": "3.1.0", "servers": [{ "url": "https://a.example.com" }], "paths": paths });
+        let only = only.iter().map(|&pattern| pattern.to_owned()).collect();
+        let document = Document::parse(&text.to_string()).unwrap();
+        document.operations_to_register(&Options { only, ..Options::new("a") }).unwrap_err().to_string()
+    };
+    assert_eq!(said(json!({}), &[]), "the document has no operations");
+    let remote = json!({ "/a": { "get": { "parameters": [{ "$ref": "other.yaml#/p" }], "responses": {} } } });
+    assert_eq!(said(remote, &[]), "none of the document's 1 operations can be offered");
+    assert!(said(json!({ "/a": { "get": { "responses": {} } } }), &["b*"]).contains("`only` leaves none"));
+    // One that fits no message is left out, and the others stay.
+    let code = |n: usize| ((400 + n).to_string(), json!({ "description": "x".repeat(60_000) }));
+    let large = json!({ "get": { "operationId": "large", "responses": Map::from_iter((0..40).map(code)) } });
+    let text = json!({ "openapi": "3.1.0", "servers": [{ "url": "https://a.example.com" }],
+        "paths": { "/large": large, "/small": { "get": { "responses": {} } } } });
+    let import = import(&text.to_string(), "a");
+    if let [skipped] = import.skipped.as_slice() {
+        assert!(matches!(skipped.reason, ImportError::LargeOperation { .. }), "{skipped}");
+    }
+    assert!(import.operations.iter().any(|one| one.spec.name == "get_small"));
+}
+
+#[test]
 fn yaml_of_the_same_size_is_not_slow_either() {
     // YAML holds JSON.
     let text = format!("# A comment, so that it does not begin with a brace.\n{}", large());

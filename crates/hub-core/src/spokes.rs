@@ -43,6 +43,12 @@ impl Hub {
         let offers = self.offers(&params.operations, pooled, &params.spoke_type, &params.name)?;
         let peer = session.peer().cloned().ok_or(CoreError::NotASpoke("only a connection can register"))?;
         let (stored, holder) = self.store_spoke(session, &params, pooled, &offers).await?;
+        // A client may have got the name meanwhile; of who makes one now, this registration is seen.
+        let clash = self.check_clients(&stored.owner, &params.name, &params.operations, pooled).await;
+        if let Err(error) = clash {
+            self.forget_in_store(stored.id, session.id(), &params.name).await;
+            return Err(error);
+        }
         let spoke = SpokeConnection::new(facts(&params, &stored), peer);
         if !session.set_spoke(Arc::clone(&spoke)) {
             self.forget_in_store(stored.id, session.id(), &params.name).await;
@@ -92,10 +98,16 @@ impl Hub {
         if offered.len() > MAX_OPERATIONS {
             return Err(too_many());
         }
-        let event = event(&spoke.name, "updated", json!({ "operations": ids_of(&offers), "withdrawn": withdrawn }));
-        let written = self.store().spokes().update_operations(spoke.id, rows_of(&offers), withdraw, event).await;
+        let told = event(&spoke.name, "updated", json!({ "operations": ids_of(&offers), "withdrawn": withdrawn }));
+        let written = self.store().spokes().update_operations(spoke.id, rows_of(&offers), withdraw, told).await;
         let row = written.map_err(|e| conflict_or(e, &offers))?;
         self.log().announce(Some(row.seq)).await;
+        if let Err(error) = self.check_clients(&stored.owner, &spoke.name, specs, pooled).await {
+            let told = event(&spoke.name, "unregistered", json!({ "operations": ids_of(&offers) }));
+            let locals = offers.iter().map(|offer| offer.local.to_string()).collect();
+            self.store().spokes().unregister(spoke.id, locals, told).await.map_err(CoreError::from)?;
+            return Err(error);
+        }
         self.directory().update(spoke, &offers, &withdrawn, pooled);
         self.tell_cluster(&spoke.name).await;
         Ok(spoke.names().into_iter().map(|(local, id)| RegisteredOperation { local, id }).collect())

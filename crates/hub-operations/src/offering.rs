@@ -180,12 +180,11 @@ mod tests {
     use crate::Reply;
 
     fn registry(operations: &[(&str, &str)]) -> Registry<()> {
-        let specs = operations.iter().map(|(id, version)| {
-            OperationSpec { version: (*version).to_owned(), ..WhoAmI::spec().with_id(id) }
-        });
-        let all = specs.fold(Registry::builder(), |all, spec| {
-            all.raw(spec, |(), _| async { Ok(Reply::Value(Json::null())) })
-        });
+        let specs = operations
+            .iter()
+            .map(|(id, version)| OperationSpec { version: (*version).to_owned(), ..WhoAmI::spec().with_id(id) });
+        let all = specs
+            .fold(Registry::builder(), |all, spec| all.raw(spec, |(), _| async { Ok(Reply::Value(Json::null())) }));
         all.build().unwrap()
     }
 
@@ -207,7 +206,8 @@ mod tests {
         let told = updates(steps(Some(&before), &next), 1 << 20).unwrap();
         let back = updates(undo(&told, &before), 1 << 20).unwrap();
         assert_eq!(back[0].withdraw, ["a.changed", "a.new"]);
-        let offered: Vec<String> = back[0].operations.iter().map(|spec| format!("{} {}", spec.id(), spec.version)).collect();
+        let offered: Vec<String> =
+            back[0].operations.iter().map(|spec| format!("{} {}", spec.id(), spec.version)).collect();
         assert_eq!(offered, ["a.gone 1.0.0", "a.changed 1.0.0"]);
         assert!(undo(&[], &before).is_empty());
     }

@@ -223,7 +223,9 @@ impl<C: Send + 'static> RegistryBuilder<C> {
     pub fn build(self) -> Result<Registry<C>, RegistryError> {
         match self.fault {
             Some(fault) => Err(fault),
-            None => Ok(Registry { entries: self.entries.into_iter().map(|(id, (entry, _))| (id, Arc::new(entry))).collect() }),
+            None => Ok(Registry {
+                entries: self.entries.into_iter().map(|(id, (entry, _))| (id, Arc::new(entry))).collect(),
+            }),
         }
     }
 }

@@ -225,6 +225,15 @@ impl Spokes<'_> {
         on_reader!(self.0, registrations(Some(spoke)))
     }
 
+    /// A connected spoke, other than the one of this name, that offers a pooled operation below this first segment.
+    ///
+    /// # Errors
+    /// What the database met.
+    pub async fn pooled_below(&self, first: &str, except: &str) -> Result<Option<String>, StoreError> {
+        let (below, except) = (format!("{first}."), except.to_owned());
+        on_reader!(self.0, pooled_below(below, except))
+    }
+
     /// The spec of a definition, also when no spoke serves it any more.
     ///
     /// # Errors
@@ -298,7 +307,9 @@ backends! {
     use crate::bulk::Bulk;
     use of::events::append_one;
     use diesel::dsl::exists;
-    use diesel::prelude::{JoinOnDsl, OptionalExtension, QueryDsl, SelectableHelper};
+    use diesel::prelude::{
+        BoolExpressionMethods, JoinOnDsl, OptionalExtension, QueryDsl, SelectableHelper, TextExpressionMethods,
+    };
     use diesel_async::RunQueryDsl;
 
     pub(super) async fn register(
@@ -533,6 +544,23 @@ backends! {
             Ok(RegistrationRow { operation_id, version, spec, local, spoke, spoke_id, active, exposure, policy })
         });
         rows.collect()
+    }
+
+    pub(super) async fn pooled_below(
+        c: &mut Conn,
+        below: String,
+        except: String,
+    ) -> Result<Option<String>, StoreError> {
+        let offered = registrations::table
+            .inner_join(definitions::table.on(definitions::id.eq(registrations::definition_id)))
+            .inner_join(spokes::table.on(spokes::id.eq(registrations::spoke_id)))
+            .filter(registrations::active.eq(true).and(spokes::connected.eq(true)))
+            .filter(spokes::exposure.eq("pooled").and(spokes::name.ne(except)))
+            .filter(definitions::operation_id.like(format!("{below}%")))
+            .select((definitions::operation_id, spokes::name));
+        // An underscore of the name stands for any letter in the pattern.
+        let found = offered.load::<(String, String)>(c).await?.into_iter().find(|(id, _)| id.starts_with(&below));
+        Ok(found.map(|(_, spoke)| spoke))
     }
 
     pub(super) async fn definition(

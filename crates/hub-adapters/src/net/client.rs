@@ -73,7 +73,7 @@ fn tls(base: &Url) -> Result<ClientConfig, NetError> {
 /// What lies behind a failure, in words that hold nothing of the request.
 pub(crate) fn cause(error: &reqwest::Error) -> String {
     let chain = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-    let mut last = "the HTTP exchange failed".to_owned();
+    let mut last = if error.is_timeout() { "no answer in time" } else { "the HTTP exchange failed" }.to_owned();
     for error in chain {
         if let Some(net) = error.downcast_ref::<NetError>() {
             return net.to_string();
@@ -82,13 +82,20 @@ pub(crate) fn cause(error: &reqwest::Error) -> String {
             return tls.to_string();
         }
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            if let Some(tls) = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                return tls.to_string();
-            }
-            last = io.kind().to_string();
+            last = innermost(io);
         }
     }
     last
+}
+
+/// Some wrap one in another, which is no source of it.
+fn innermost(error: &std::io::Error) -> String {
+    let Some(inner) = error.get_ref() else { return error.kind().to_string() };
+    match (inner.downcast_ref::<std::io::Error>(), inner.downcast_ref::<rustls::Error>()) {
+        (Some(io), _) => innermost(io),
+        (None, Some(tls)) => tls.to_string(),
+        (None, None) => error.kind().to_string(),
+    }
 }
 
 /// The refusal of the policy behind a failure, if it is one.

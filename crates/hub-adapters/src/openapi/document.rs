@@ -53,7 +53,9 @@ pub enum ImportError {
         only: bool,
     },
     /// A page for people.
-    #[error("this is an HTML page and no OpenAPI document: give the document itself, such as openapi.json or openapi.yaml")]
+    #[error(
+        "this is an HTML page and no OpenAPI document: give the document itself, such as openapi.json or openapi.yaml"
+    )]
     Page,
     /// Neither JSON nor YAML.
     #[error("the document is not readable {format}: {reason}")]

@@ -90,6 +90,9 @@ impl<'a> Schemas<'a> {
 
     fn assemble_anew(&mut self, root: Converted, side: Side, limit: usize) -> Result<Value, ImportError> {
         let Converted { value, refs } = root;
+        if size(&value) > limit {
+            return Ok(opened(value));
+        }
         if refs.is_empty() {
             return Ok(if Schema::compile(&value).is_ok() { value } else { opened(value) });
         }
@@ -197,7 +200,10 @@ fn opened(schema: Value) -> Value {
     };
     let mut open = Map::new();
     if let Some(Value::Object(properties)) = members.remove("properties") {
-        let names = properties.into_iter().map(|(name, _)| (name, Value::Bool(true)));
+        let names = properties.into_iter().map(|(name, value)| {
+            let secret = holds_secret(&value);
+            (name, if secret { json!({ "writeOnly": true }) } else { Value::Bool(true) })
+        });
         open.insert("properties".to_owned(), names.collect::<Map<_, _>>().into());
     }
     let kept = ["type", "required", "additionalProperties", "description"];
@@ -207,6 +213,18 @@ fn opened(schema: Value) -> Value {
             .filter(|(key, value)| key != "additionalProperties" || value.is_boolean()),
     );
     Value::Object(open)
+}
+
+/// Whether anything in a schema is not to be recorded.
+fn holds_secret(schema: &Value) -> bool {
+    match schema {
+        Value::Object(members) => {
+            let marked = ["x-secret", "writeOnly"].iter().any(|mark| members.get(*mark) == Some(&Value::Bool(true)));
+            marked || members.values().any(holds_secret)
+        }
+        Value::Array(items) => items.iter().any(holds_secret),
+        _ => false,
+    }
 }
 
 /// Takes references away; what stood beside them stays.

@@ -1,5 +1,6 @@
 //! Imported operations against servers that are right, wrong and hostile.
 
+mod follow;
 mod upstream;
 
 use std::sync::Arc;

@@ -98,8 +98,7 @@ async fn serve(cx: &Cx, args: &McpArgs, key: &Key, client: &Arc<McpClient>) -> R
     let none = registered.operations.is_empty().then(|| "note: the server has no tools yet".to_owned());
     let mut health = client.health();
     let seen = health.borrow_and_update().clone();
-    let notes: Vec<String> =
-        none.into_iter().chain(left_out(&seen)).chain(args.access.note(name)).collect();
+    let notes: Vec<String> = none.into_iter().chain(left_out(&seen)).chain(args.access.note(name)).collect();
     announce(cx, name, &registered, &notes)?;
     let mut seen = seen;
     let changed = async || loop {

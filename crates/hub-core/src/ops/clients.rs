@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::secrets;
-use crate::clients::{Tested, import_spoke};
+use crate::clients::{Tested, brings_operations, import_spoke};
 use crate::ctx::Ctx;
 use crate::ops::audit;
 use crate::{CoreError, Principal, redact};
@@ -67,7 +67,24 @@ async fn create(ctx: Ctx, params: CreateClient) -> Result<ClientItem, CallError>
         error => error.into(),
     })?;
     ctx.hub().client_changed(stored.seq).await;
+    check_still_free(&ctx, &row).await?;
     Ok(item(row, &[]))
+}
+
+/// A spoke may have registered below the name meanwhile; of who registers now, the client is seen.
+async fn check_still_free(ctx: &Ctx, row: &ClientRow) -> Result<(), CallError> {
+    let spokes = ctx.hub().store().spokes();
+    let taken = match brings_operations(row) {
+        true => spokes.pooled_below(&row.name, &import_spoke(&row.name)).await.map_err(CoreError::from)?,
+        false => None,
+    };
+    let Some(spoke) = taken else { return Ok(()) };
+    delete(ctx.clone(), DeleteClient { name: row.name.clone() }).await?;
+    Err(taken_by(&row.name, &spoke).into())
+}
+
+fn taken_by(client: &str, spoke: &str) -> CoreError {
+    CoreError::Conflict(format!("client {client:?} can't be made: spoke {spoke:?} offers operations below {client:?}"))
 }
 
 async fn update(ctx: Ctx, params: UpdateClient) -> Result<ClientItem, CallError> {
@@ -162,9 +179,7 @@ fn check_free(ctx: &Ctx, name: &str) -> Result<(), CoreError> {
     }
     // The spoke of a client that was deleted just now may not have gone yet.
     match ctx.hub().directory().pooled_below(name, &import_spoke(name)) {
-        Some(spoke) => Err(CoreError::Conflict(format!(
-            "client {name:?} can't be made: spoke {spoke:?} offers operations below {name:?}"
-        ))),
+        Some(spoke) => Err(taken_by(name, &spoke)),
         None => Ok(()),
     }
 }

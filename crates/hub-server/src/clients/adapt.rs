@@ -6,8 +6,8 @@ use std::time::Duration;
 use hub_adapters::mcp::{self, Health, Inherit, McpClient, McpOptions, McpTarget};
 use hub_adapters::net::{self, ClientSettings, NetPolicy};
 use hub_adapters::openapi::{
-    self, Apply, CallLimits, Credential, Document, FollowedApi, KeyPlace, OpenApiClient, Options, REFRESH, SecretString,
-    Served, Source, Url,
+    self, Apply, CallLimits, Credential, Document, FollowedApi, KeyPlace, OpenApiClient, Options, REFRESH,
+    SecretString, Served, Source, Url,
 };
 use hub_core::{OpenedClient, Tested, scopes_of};
 use hub_operations::Registry;

@@ -230,7 +230,10 @@ mod tests {
         let (all, left_out) = listed.import(&McpOptions::new("files"), None);
         assert_eq!(all.len(), MAX_TOOLS);
         let told = crate::left_out::summary(&left_out).unwrap();
-        assert!(told.starts_with("left out: all tools after the first 1000; a malformed tool; the tool \"large\""), "{told}");
+        assert!(
+            told.starts_with("left out: all tools after the first 1000; a malformed tool; the tool \"large\""),
+            "{told}"
+        );
         assert!(told.ends_with("; and 1 more"), "{told}");
     }
 

@@ -138,3 +138,16 @@ fn other_documents_are_refused() {
     let error = all.convert(&json!({"$ref": "#/components/schemas/None"}), Side::Input).unwrap_err();
     assert!(matches!(error, ImportError::MissingReference { .. }));
 }
+
+#[test]
+fn what_is_too_large_is_left_open_and_keeps_its_secrets() {
+    let document = document("3.1.0", json!({}));
+    let mut all = Schemas::new(&document);
+    let inner = json!({"type": "object", "properties": {"pin": {"type": "string", "format": "password"}}});
+    let plain = json!({"type": "string", "description": "x".repeat(200)});
+    let whole = json!({"type": "object", "properties": {"login": inner, "note": plain}, "required": ["login"]});
+    let root = all.convert(&whole, Side::Input).unwrap();
+    let open =
+        json!({"type": "object", "properties": {"login": {"writeOnly": true}, "note": true}, "required": ["login"]});
+    assert_eq!(all.assemble(root, Side::Input, 200).unwrap(), open);
+}
