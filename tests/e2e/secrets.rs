@@ -355,7 +355,7 @@ async fn a_rotation_says_what_it_has_done() -> Result<()> {
     let (folder, aside) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let bed = Bed::start(folder.path(), &aside.path().join("log")).await?;
     let none = run(&mut keyring(folder.path(), &["rotate"])?).await?;
-    assert!(none.code == Some(1) && none.err.contains("no keyring yet: it is made with the first secret"), "{none:?}");
+    assert!(none.code == Some(2) && none.err.contains("no keyring yet: it is made with the first secret"), "{none:?}");
     bed.call("clients.create", json!({ "name": "notes", "type": "custom", "config": {} })).await?;
     bed.call("secrets.set", json!({ "client": "notes", "name": "token", "value": "letmein" })).await?;
     let done = run(&mut keyring(folder.path(), &["rotate"])?).await?;

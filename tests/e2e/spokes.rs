@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::stream::FuturesUnordered;
-use hub_protocol::CallError;
 use hub_protocol::ops::audit::ListAudit;
 use hub_protocol::ops::calls::{CallStatus, ListCalls};
 use hub_protocol::ops::events::ListEvents;
@@ -15,7 +14,8 @@ use hub_protocol::ops::hub::{
     Exposure, GetSchemas, GetStatus, ListOperations, ListSpokes, Policy, SearchOperations, SpokeItem, SpokeStatus,
 };
 use hub_protocol::ops::keys::{CreateKey, RotateKey};
-use hub_spoke::{Client, ClosedReason, Context, RunningSpoke, Spoke, SpokeBuilder, SpokeError};
+use hub_protocol::{CallError, Json, OperationSpec};
+use hub_spoke::{Client, ClosedReason, Context, Registry, Reply, RunningSpoke, Spoke, SpokeBuilder, SpokeError};
 use hub_testkit::{RawPeer, TestHub, eventually};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -543,6 +543,47 @@ async fn an_update_puts_one_version_in_the_place_of_another_while_calls_run() ->
     }
     call.next().await.context("an answer")??;
     running.next().await.context("an answer of the version that is gone")??;
+    hub.settled().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spoke_offers_others_all_or_none_of_them() -> Result<()> {
+    let hub = TestHub::start().await?;
+    let client = hub.client().await?;
+    let registry = |operations: &[(&str, &str, usize)]| {
+        let all = operations.iter().fold(Registry::builder(), |all, &(id, version, length)| {
+            let mut spec: OperationSpec =
+                serde_json::from_value(RawPeer::spec(id, "query")).unwrap_or_else(|_| panic!());
+            (spec.version, spec.description) = (version.to_owned(), "x".repeat(length));
+            let answer = format!("{id} {version}");
+            all.raw(spec, move |_: Context, _| {
+                let answer = Json::from(json!(answer));
+                async move { Ok(Reply::Value(answer)) }
+            })
+        });
+        all.build()
+    };
+    let first = registry(&[("m.kept", "1.0.0", 10), ("m.changed", "1.0.0", 10), ("m.gone", "1.0.0", 10)])?;
+    let specs = first.specs();
+    let spoke = hub.spoke("s").spoke_type("compute").build()?.start().await?;
+    ensure!(spoke.offer(first).await? && client.call_raw("m.gone", json!({})).await?.as_str().contains("1.0.0"));
+    // Three messages, of which the last can't be taken: a definition becomes another only with its version.
+    let large = 600 * 1024;
+    let clash = registry(&[("m.a", "1.0.0", large), ("m.changed", "2.0.0", large), ("m.kept", "1.0.0", large)])?;
+    let refused = spoke.offer(clash).await.err().context("a refusal")?;
+    ensure!(refused.code == "CONFLICT" && refused.message.contains("m.kept"), "{refused}");
+    ensure!(code(&client, "m.a").await? == "OPERATION_UNAVAILABLE");
+    let ids: Vec<String> = specs.iter().map(OperationSpec::id).collect();
+    let known = client.call(&GetSchemas { operation_ids: ids }).await?.operations;
+    ensure!(known == specs, "{known:?}");
+    for id in ["m.kept", "m.changed", "m.gone"] {
+        ensure!(client.call_raw(id, json!({})).await?.as_str() == format!("\"{id} 1.0.0\""));
+    }
+    ensure!(spoke.offer(registry(&[("m.kept", "1.0.0", 10), ("m.changed", "3.0.0", 10)])?).await?);
+    ensure!(client.call_raw("m.changed", json!({})).await?.as_str() == "\"m.changed 3.0.0\"");
+    ensure!(code(&client, "m.gone").await? == "OPERATION_UNAVAILABLE");
+    ensure!(!spoke.offer(registry(&[("m.kept", "1.0.0", 10), ("m.changed", "3.0.0", 10)])?).await?);
+    spoke.stop().await?;
     hub.settled().await
 }
 
