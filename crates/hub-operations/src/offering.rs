@@ -17,8 +17,8 @@ pub const MAX_DECLARATION: usize = DEFAULT_MESSAGE_LIMIT - ROOM - 1024;
 /// The operations of a spoke, which may become others.
 pub struct Offering<C> {
     registry: RwLock<Arc<Registry<C>>>,
-    /// One conversation with the hub about them at a time.
-    turn: tokio::sync::Mutex<()>,
+    /// What the hub was told last; locked while it is told.
+    told: tokio::sync::Mutex<Option<Arc<Registry<C>>>>,
 }
 
 /// One operation that is new, changes or goes.
@@ -31,7 +31,7 @@ impl<C: Send + 'static> Offering<C> {
     /// Begins with these.
     #[must_use]
     pub fn new(registry: Registry<C>) -> Self {
-        Self { registry: RwLock::new(Arc::new(registry)), turn: tokio::sync::Mutex::default() }
+        Self { registry: RwLock::new(Arc::new(registry)), told: tokio::sync::Mutex::default() }
     }
 
     /// The operation with this local id, as it is now.
@@ -53,44 +53,73 @@ impl<C: Send + 'static> Offering<C> {
     /// What the hub answers, and `PAYLOAD_TOO_LARGE` for an operation that fits no message. The connection is of no use
     /// then: part of the operations may be registered.
     pub async fn register(&self, peer: &Peer, registration: &RegisterSpoke) -> Result<RegisteredSpoke, CallError> {
-        let _turn = self.turn.lock().await;
-        let mut updates = updates(steps(None, &self.now()), peer.message_bytes())?.into_iter();
+        let mut told = self.told.lock().await;
+        let now = self.now();
+        let mut updates = updates(steps(None, &now), peer.message_bytes())?.into_iter();
         let operations = updates.next().map(|update| update.operations).unwrap_or_default();
         let mut registered = peer.ask(&RegisterSpoke { operations, ..registration.clone() }).await?;
         for update in updates {
             registered.operations = peer.ask(&update).await?.operations;
         }
+        *told = Some(now);
         Ok(registered)
     }
 
-    /// Offers `next` from now on, with what differs told to the hub at the other end of `peer`, if there is one. Calls
-    /// that run go on. A connection that is lost meanwhile is no error: the next one registers `next`. Answers whether
-    /// anything is declared in another way than before.
+    /// Offers `next` from now on, with what differs told to the hub at the other end of the connection, if there is one by
+    /// then. Calls that run go on. A connection that is lost meanwhile is no error: the next one registers `next`. Answers
+    /// whether anything is declared in another way than before.
     ///
     /// # Errors
     /// What the hub answers; then all is as it was, unless the hub refuses that, too.
-    pub async fn change(&self, peer: Option<&Peer>, next: Registry<C>) -> Result<bool, CallError> {
-        let _turn = self.turn.lock().await;
+    pub async fn change(&self, peer: impl FnOnce() -> Option<Peer>, next: Registry<C>) -> Result<bool, CallError> {
+        let mut told = self.told.lock().await;
         let (before, next) = (self.now(), Arc::new(next));
         let differs = !steps(Some(&before), &next).is_empty();
-        let Some(peer) = peer.filter(|_| differs) else {
-            self.set(next);
-            return Ok(differs);
-        };
-        let all = updates(steps(Some(&before), &next), peer.message_bytes())?;
+        match peer() {
+            Some(peer) => self.replace(&peer, &mut told, before, next).await?,
+            None => self.set(next),
+        }
+        Ok(differs)
+    }
+
+    /// Tells the hub of a change that came after the registration over this connection, and before it was known to be up.
+    ///
+    /// # Errors
+    /// As [`Offering::change`].
+    pub async fn settle(&self, peer: &Peer) -> Result<(), CallError> {
+        let mut told = self.told.lock().await;
+        let before = told.clone().unwrap_or_else(|| self.now());
+        self.replace(peer, &mut told, before, self.now()).await
+    }
+
+    async fn replace(
+        &self,
+        peer: &Peer,
+        told: &mut Option<Arc<Registry<C>>>,
+        before: Arc<Registry<C>>,
+        next: Arc<Registry<C>>,
+    ) -> Result<(), CallError> {
+        let known = told.clone().unwrap_or_else(|| Arc::clone(&before));
+        let all = updates(steps(Some(&known), &next), peer.message_bytes())?;
         // Until the hub knows of what goes, it may ask for it.
         self.set(Arc::new(next.with(&before)));
-        let (taken, told) = tell(peer, &all).await;
-        if told.is_ok() || peer.gone().is_cancelled() {
-            self.set(next);
-            return Ok(true);
+        let (taken, answer) = tell(peer, &all).await;
+        if answer.is_ok() {
+            *told = Some(Arc::clone(&next));
         }
-        let undo = updates(undo(&all[..taken], &before), peer.message_bytes())?;
-        if let (_, Err(error)) = tell(peer, &undo).await {
+        if answer.is_ok() || peer.gone().is_cancelled() {
+            self.set(next);
+            return Ok(());
+        }
+        let back = match updates(undo(&all[..taken], &known), peer.message_bytes()) {
+            Ok(back) => tell(peer, &back).await.1,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = back {
             tracing::warn!(%error, "a change of operations that the hub refused was not taken back");
         }
         self.set(before);
-        told.map(|()| true)
+        answer
     }
 
     fn now(&self) -> Arc<Registry<C>> {
@@ -171,56 +200,4 @@ fn too_large(id: &str, size: usize, limit: usize) -> CallError {
 }
 
 #[cfg(test)]
-mod tests {
-    use hub_protocol::Json;
-    use hub_protocol::ops::Operation;
-    use hub_protocol::ops::hub::WhoAmI;
-
-    use super::*;
-    use crate::Reply;
-
-    fn registry(operations: &[(&str, &str)]) -> Registry<()> {
-        let specs = operations
-            .iter()
-            .map(|(id, version)| OperationSpec { version: (*version).to_owned(), ..WhoAmI::spec().with_id(id) });
-        let all = specs
-            .fold(Registry::builder(), |all, spec| all.raw(spec, |(), _| async { Ok(Reply::Value(Json::null())) }));
-        all.build().unwrap()
-    }
-
-    #[test]
-    fn only_what_differs_is_told() {
-        let before = registry(&[("a.gone", "1.0.0"), ("a.same", "1.0.0"), ("a.changed", "1.0.0")]);
-        let next = registry(&[("a.same", "1.0.0"), ("a.changed", "1.0.0+b"), ("a.new", "1.0.0")]);
-        let told = updates(steps(Some(&before), &next), 1 << 20).unwrap();
-        let [told] = told.as_slice() else { panic!("{told:?}") };
-        assert_eq!(told.withdraw, ["a.gone", "a.changed"]);
-        assert_eq!(told.operations.iter().map(OperationSpec::id).collect::<Vec<_>>(), ["a.changed", "a.new"]);
-        assert!(updates(steps(Some(&next), &next), 1 << 20).unwrap().is_empty());
-    }
-
-    #[test]
-    fn what_was_taken_is_taken_back() {
-        let before = registry(&[("a.gone", "1.0.0"), ("a.same", "1.0.0"), ("a.changed", "1.0.0")]);
-        let next = registry(&[("a.same", "1.0.0"), ("a.changed", "1.0.0+b"), ("a.new", "1.0.0")]);
-        let told = updates(steps(Some(&before), &next), 1 << 20).unwrap();
-        let back = updates(undo(&told, &before), 1 << 20).unwrap();
-        assert_eq!(back[0].withdraw, ["a.changed", "a.new"]);
-        let offered: Vec<String> =
-            back[0].operations.iter().map(|spec| format!("{} {}", spec.id(), spec.version)).collect();
-        assert_eq!(offered, ["a.gone 1.0.0", "a.changed 1.0.0"]);
-        assert!(undo(&[], &before).is_empty());
-    }
-
-    #[test]
-    fn what_does_not_fit_one_message_goes_in_several() {
-        let ids: Vec<String> = (0..100).map(|n| format!("a.n{n}")).collect();
-        let all = registry(&ids.iter().map(|id| (id.as_str(), "1.0.0")).collect::<Vec<_>>());
-        let one = serde_json::to_string(all.get("a.n10").unwrap().definition().spec()).unwrap().len();
-        let told = updates(steps(None, &all), ROOM + 10 * (one + 4)).unwrap();
-        assert_eq!(told.len(), 10);
-        assert_eq!(told.iter().map(|update| update.operations.len()).sum::<usize>(), 100);
-        let error = updates(steps(None, &all), ROOM + one / 2).unwrap_err();
-        assert!(error.is(ErrorCode::PayloadTooLarge) && error.message.contains("a.n0 has"), "{error}");
-    }
-}
+mod tests;

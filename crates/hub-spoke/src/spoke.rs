@@ -116,8 +116,10 @@ impl RunningSpoke {
     /// # Errors
     /// What the hub answers: a changed operation needs another version. Then all is as it was.
     pub async fn offer(&self, registry: Registry<Context>) -> Result<bool, CallError> {
-        let link = self.client.shared.link.borrow().clone();
-        let peer = if let Link::Up(peer) = &link { Some(peer) } else { None };
+        let peer = || match &*self.client.shared.link.borrow() {
+            Link::Up(peer) => Some(peer.clone()),
+            Link::Down | Link::Closed(_) => None,
+        };
         self.role.service.offering.change(peer, registry).await
     }
 
@@ -199,6 +201,9 @@ impl Role for Arc<SpokeRole> {
     fn attend(&self, peer: Peer) -> BoxFuture<'static, ()> {
         let role = Arc::clone(self);
         async move {
+            if let Err(error) = role.service.offering.settle(&peer).await {
+                tracing::warn!(%error, "the hub did not take the newest operations");
+            }
             let asked = role.registered.borrow().as_ref().map_or(0, |registered| registered.heartbeat_ms);
             if !role.heartbeat || asked == 0 {
                 return;

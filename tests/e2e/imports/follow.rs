@@ -219,6 +219,10 @@ async fn documents_larger_than_a_message_are_offered_and_followed() -> Result<()
     std::fs::write(&file, large("First"))?;
     let path = file.to_str().context("a path")?;
     let _spoke = offer_api(&hub, &notes, &[path, "--base-url", &api.url, "--refresh", "200ms"]).await?;
+    // Lists of them come in pages that fit a message.
+    let list = ListOperations { namespace: Some("api".to_owned()), limit: Some(1_000), ..ListOperations::default() };
+    let page = client.call(&list).await?;
+    ensure!(page.operations.len() < 900 && page.next_cursor == page.operations.last().map(|one| one.id.clone()));
     api.publish(large("Second"));
     std::fs::write(&file, large("Second"))?;
     for operation in ["api.n000", "api.n899", "client.far.api.n000", "client.far.api.n899"] {

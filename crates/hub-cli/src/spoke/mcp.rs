@@ -201,6 +201,18 @@ mod tests {
     }
 
     #[test]
+    fn news_is_what_differs() {
+        let health = |trouble: Option<&str>, left_out: Option<&str>| Health {
+            trouble: trouble.map(str::to_owned),
+            left_out: left_out.map(str::to_owned),
+        };
+        let (well, away) = (health(None, None), health(Some("it ended with exit status: 3"), None));
+        assert_eq!(news(&well, &away), ["the server is away, and tried again: it ended with exit status: 3"]);
+        assert_eq!(news(&away, &health(None, Some("left out: x"))), ["the server is back", "note: left out: x"]);
+        assert!(news(&well, &well).is_empty());
+    }
+
+    #[test]
     fn scopes() {
         let access = |words: &[&str]| options(&parse(&[words, &["--name", "n", "--", "x"]].concat()).unwrap()).access;
         assert_eq!(access(&[]), None);

@@ -19,6 +19,9 @@ use crate::CoreError;
 use crate::ctx::Ctx;
 use crate::directory::{SpokeConnection, is_below, item_of};
 
+/// About as many bytes has a page of operations, so that it fits a message however it is escaped.
+const PAGE_BYTES: usize = 512 * 1024;
+
 pub(super) fn register(builder: RegistryBuilder<Ctx>) -> RegistryBuilder<Ctx> {
     builder
         .operation(register_spoke)
@@ -104,10 +107,22 @@ async fn list(ctx: Ctx, params: ListOperations) -> Result<OperationPage, CallErr
             && params.cursor.as_ref().is_none_or(|c| item.id > *c)
     });
     items.sort_by(|a, b| a.id.cmp(&b.id));
-    let more = items.len() > limit;
-    items.truncate(limit);
+    let fitting = items.len().min(limit).min(within(PAGE_BYTES, &items));
+    let more = items.len() > fitting;
+    items.truncate(fitting);
     let next_cursor = items.last().filter(|_| more).map(|item| item.id.clone());
     Ok(OperationPage { operations: items, next_cursor })
+}
+
+/// How many of the items, at least one, have about so many bytes.
+fn within(bytes: usize, items: &[OperationItem]) -> usize {
+    let size = |item: &OperationItem| 256 + item.id.len() + item.description.len();
+    let mut sum = 0;
+    let fitting = items.iter().take_while(|item| {
+        sum += size(item);
+        sum <= bytes
+    });
+    fitting.count().max(1)
 }
 
 async fn search(ctx: Ctx, params: SearchOperations) -> Result<FoundOperations, CallError> {

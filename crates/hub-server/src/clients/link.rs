@@ -75,7 +75,7 @@ impl Link {
 
     /// Offers these from now on; calls that run go on.
     pub(super) async fn offer(&self, registry: Registry<CallLimits>) -> Result<(), CallError> {
-        self.serve.offering.change(Some(&self.peer), registry).await.map(drop)
+        self.serve.offering.change(|| Some(self.peer.clone()), registry).await.map(drop)
     }
 
     /// How many operations it offers.

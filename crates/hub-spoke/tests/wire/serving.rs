@@ -8,7 +8,9 @@ use hub_protocol::ops::Operation;
 use hub_protocol::ops::calls::AbortMode;
 use hub_protocol::ops::hub::{Exposure, GetStatus, WhoAmI};
 use hub_protocol::{CallError, CallRequested, ErrorCode, Json};
-use hub_spoke::{CancellationToken, ClosedReason, Context, Reply, RunningSpoke, Spoke, SpokeError};
+use hub_spoke::{
+    CancellationToken, ClosedReason, ConnectionState, Context, Registry, Reply, RunningSpoke, Spoke, SpokeError,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -205,6 +207,22 @@ async fn a_lost_connection_drops_its_handlers_and_is_registered_anew() {
     let connection = hub.connection(1).await;
     let sum = soon(connection.call("math.add", json!({"a": 2, "b": 2}).into())).await.unwrap();
     assert_eq!(sum.as_str(), "4");
+    soon(spoke.stop()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_offered_while_there_is_no_connection_is_registered_with_the_next() {
+    let hub = FakeHub::echo().await;
+    let (spoke, connection) = started(&hub).await;
+    hub.refuse_upgrades(503);
+    connection.kill();
+    let mut state = spoke.client().state();
+    soon(state.wait_for(|state| matches!(state, ConnectionState::Reconnecting { .. }))).await.unwrap();
+    let first = hub.registration(0).await.operations;
+    let one = Registry::builder().raw(first[0].clone(), |_: Context, _| async { Ok(Reply::Value(Json::null())) });
+    assert!(soon(spoke.offer(one.build().unwrap())).await.unwrap());
+    hub.refuse_upgrades(0);
+    assert_eq!(hub.registration(1).await.operations, first[..1]);
     soon(spoke.stop()).await.unwrap();
 }
 
