@@ -4,6 +4,8 @@
 mod clients;
 mod conformance;
 mod servers;
+mod tasks;
+mod wire;
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -65,8 +67,9 @@ pub(crate) async fn tool(client: &McpClient, name: &str, input: Value) -> Result
 async fn raw(hub: &TestHub, method: &str, path: &str, headers: &str, body: &str) -> Result<(u16, String, String)> {
     let mut stream = TcpStream::connect(hub.address()).await?;
     let length = body.len();
+    let json = if headers.contains("content-type:") { "" } else { "content-type: application/json\r\n" };
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\nconnection: close\r\n\
+        "{method} {path} HTTP/1.1\r\nhost: {}\r\n{json}connection: close\r\n\
          accept: application/json, text/event-stream\r\n{headers}content-length: {length}\r\n\r\n{body}",
         hub.address()
     );

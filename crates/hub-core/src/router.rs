@@ -72,7 +72,12 @@ impl Hub {
     /// Makes a call, as every face does. A query or mutation has ended when this returns; a subscription has begun
     /// and ends with its stream, and dropping the stream gives the call up by its `onDisconnect` rule.
     pub async fn call(&self, caller: Caller, request: CallRequested, leash: Leash) -> Called {
-        match self.admit(caller, request, leash).await {
+        self.call_as(CallId::new(), caller, request, leash).await
+    }
+
+    /// As [`Hub::call`], under an id that is new and that the face has made: it can tell it before the call has ended.
+    pub async fn call_as(&self, id: CallId, caller: Caller, request: CallRequested, leash: Leash) -> Called {
+        match self.admit(id, caller, request, leash).await {
             Err((call_id, error)) => {
                 metrics::counter!("hub_calls_refused_total").increment(1);
                 Called { call_id, result: Err(error) }

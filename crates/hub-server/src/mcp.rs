@@ -3,17 +3,18 @@
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, stream};
 use http::{HeaderValue, header};
 use http_body_util::Full;
 use hub_adapters::mcp::{Host, HostAnswer, HostCall, HttpFace, HttpFaceSettings, Owner};
 use hub_core::{Called, Caller, Hub, Leash, Principal};
-use hub_operations::{Answer, now_ms};
-use hub_protocol::{CallError, CallId, CallRequested, ErrorCode, OperationSpec, OperationType};
+use hub_operations::{Answer, Items, now_ms};
+use hub_protocol::{CallError, CallRequested, ErrorCode, OperationSpec, OperationType};
 use serde_json::json;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::http::{App, Problem, auth, body};
@@ -24,9 +25,9 @@ pub(crate) const METADATA: &str = "/.well-known/oauth-protected-resource";
 /// The MCP endpoint of one server.
 pub(crate) type Face = HttpFace<HubHost>;
 
-/// The endpoint; `stop` ends its sessions and streams.
-pub(crate) fn face(config: &Config, stop: CancellationToken) -> Face {
-    HttpFace::new(HttpFaceSettings { max_body_bytes: config.bounds.message, stop })
+/// The endpoint; `stop` ends its sessions and streams, `running` has what outlives its requests.
+pub(crate) fn face(config: &Config, stop: CancellationToken, running: TaskTracker) -> Face {
+    HttpFace::new(HttpFaceSettings { max_body_bytes: config.bounds.message, stop, running })
 }
 
 /// The hub for one caller.
@@ -55,9 +56,13 @@ impl Host for HubHost {
     }
 }
 
-/// Makes a call in a task of its own, so that it ends by its rules and not when the SDK drops a handler.
+/// Makes a call in a task of its own, so that it ends by its rules and not when the SDK drops a handler. The end of the
+/// key ends it as a caller does that goes away.
 async fn run(hub: &Hub, principal: &Principal, call: HostCall) -> Called {
-    let mut request = CallRequested::new(CallId::new().to_string(), call.operation_id, call.input);
+    // A task's call has one id for both, which is what tells its record from others.
+    let id = call.call_id.unwrap_or_default();
+    let request_id = call.call_id.unwrap_or_default();
+    let mut request = CallRequested::new(request_id.to_string(), call.operation_id, call.input);
     let ms = |timeout: std::time::Duration| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     let bounded = hub.kind_of(principal, &request.operation_id) != Some(OperationType::Subscription);
     request.deadline = call.timeout.filter(|_| bounded).map(|timeout| now_ms().saturating_add(ms(timeout)));
@@ -68,17 +73,37 @@ async fn run(hub: &Hub, principal: &Principal, call: HostCall) -> Called {
     let (answered, answer) = oneshot::channel();
     let (calling, caller) = (hub.clone(), Caller::new(principal));
     hub.spawn("mcp call", async move {
-        let called = calling.call(caller, request, leash).await;
+        let called = calling.call_as(id, caller, request, leash).await;
         // Nobody left to tell; the record has the result.
         let _gone = answered.send(called);
     });
-    let called = answer.await.unwrap_or_else(|_| Called {
-        call_id: None,
-        result: Err::<Answer, _>(CallError::new(ErrorCode::Overloaded, "the hub is draining")),
-    });
+    let refused = |error| Called { call_id: None, result: Err(error) };
+    let called = tokio::select! {
+        biased;
+        called = answer => called
+            .unwrap_or_else(|_| refused(CallError::new(ErrorCode::Overloaded, "the hub is draining"))),
+        end = principal.over() => return refused(end.error()),
+    };
     // From here on dropping the stream is what tells that nobody reads it.
     gone.disarm();
-    called
+    let result = called.result.map(|answer| match answer {
+        Answer::Many(items) => Answer::Many(while_key_lives(items, principal)),
+        one @ Answer::One(_) => one,
+    });
+    Called { result, ..called }
+}
+
+/// The items until the key ends.
+fn while_key_lives(items: Items, principal: &Principal) -> Items {
+    let items = stream::unfold(Some((items, Box::pin(principal.over()))), |open| async move {
+        let (mut items, mut over) = open?;
+        tokio::select! {
+            biased;
+            item = items.next() => item.map(|item| (item, Some((items, over)))),
+            end = &mut over => Some((Err(end.error()), None)),
+        }
+    });
+    items.boxed().into()
 }
 
 /// `POST`, `GET` and `DELETE /mcp`.

@@ -132,7 +132,7 @@ pub async fn start(config: Config) -> Result<Server> {
     let stop_accepting = CancellationToken::new();
     let faces = TaskTracker::new();
     let stop_streams = CancellationToken::new();
-    let mcp = mcp::face(&config, stop_streams.clone());
+    let mcp = mcp::face(&config, stop_streams.clone(), faces.clone());
     let app = App::new(hub.clone(), config.clone(), metrics, Arc::clone(&progress), faces.clone(), mcp);
     let acceptor = Acceptor::new(&config, app, stop_accepting.clone(), faces.clone())?;
     faces.spawn(acceptor.run(listener));

@@ -5,27 +5,49 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use hub_testkit::{TestHub, run};
+use futures_util::future::try_join_all;
+use hub_testkit::{Ran, TestHub, run};
 
-use crate::tools::{Program, node, python};
+use crate::tools::{Program, Tool, node, python};
 
 const SUITE: &str = "@modelcontextprotocol/conformance";
 
+const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/mcp");
+
+/// A hub as the suite finds it.
+struct Tested {
+    hub: TestHub,
+    node: Tool,
+    url: String,
+    _programs: [Program; 2],
+}
+
+impl Tested {
+    async fn start(fixtures: &[&str]) -> Result<Option<Self>> {
+        let (Some(node), Some(python)) = (node().await?, python().await?) else { return Ok(None) };
+        let hub = TestHub::start().await?;
+        let (flags, python) = (["--no-scope", "--as-tools", "--stream", "test_tool_with_progress"], python.program());
+        let program = ["--", &python, super::FIXTURES];
+        let fixtures = super::offering(&hub, "fixtures", &[&flags[..], &program, fixtures].concat()).await?;
+        let key_file = hub.folder().join("admin.key");
+        let mut proxy = node.command(hub.folder());
+        let proxy = proxy.arg(Path::new(HERE).join("add_key.mjs")).arg(hub.url()).arg(key_file);
+        let mut proxy = Program::start(proxy)?;
+        let url = format!("http://127.0.0.1:{}/mcp", proxy.line().await?);
+        Ok(Some(Self { hub, node, url, _programs: [fixtures, proxy] }))
+    }
+
+    async fn run(&self, more: &[&str]) -> Result<Ran> {
+        let mut suite = self.node.command(self.hub.folder());
+        suite.arg(self.node.file(&format!("{SUITE}/dist/index.js"))).args(["server", "--url", &self.url]).args(more);
+        run(&mut suite).await
+    }
+}
+
 async fn conforms(revision: &str) -> Result<()> {
-    let (Some(node), Some(python)) = (node().await?, python().await?) else { return Ok(()) };
-    let hub = TestHub::start().await?;
-    let (flags, python) = (["--no-scope", "--as-tools", "--stream", "test_tool_with_progress"], python.program());
-    let program = ["--", &python, super::FIXTURES];
-    let _fixtures = super::offering(&hub, "fixtures", &[&flags[..], &program].concat()).await?;
-    let here = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/mcp"));
-    let key_file = hub.folder().join("admin.key");
-    let mut proxy = node.command(hub.folder());
-    let mut proxy = Program::start(proxy.arg(here.join("add_key.mjs")).arg(hub.url()).arg(key_file))?;
-    let url = format!("http://127.0.0.1:{}/mcp", proxy.line().await?);
-    let mut suite = node.command(hub.folder());
-    suite.arg(node.file(&format!("{SUITE}/dist/index.js"))).args(["server", "--url", &url, "--requirements", revision]);
-    suite.arg("--expected-failures").arg(here.join(format!("expected-{revision}.yml")));
-    let ran = run(&mut suite).await?;
+    let Some(tested) = Tested::start(&[]).await? else { return Ok(()) };
+    let expected = format!("{HERE}/expected-{revision}.yml");
+    let ran = tested.run(&["--requirements", revision, "--expected-failures", &expected]).await?;
     ensure!(ran.code == Some(0) && ran.out.contains("Baseline check passed"), "{}\n{}", ran.out, ran.err);
     Ok(())
 }
@@ -38,6 +60,35 @@ async fn of_2025_11_25() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_2026_07_28() -> Result<()> {
     conforms("2026-07-28").await
+}
+
+/// What the suite has on the tasks extension is not among a revision's requirements: its scenarios, and which of their
+/// checks fail.
+const TASKS: [(&str, &[&str]); 6] = [
+    ("tasks-capability-negotiation", &[]),
+    ("tasks-wire-fields", &[]),
+    ("tasks-request-state-removal", &[]),
+    ("tasks-request-headers", &[]),
+    ("tasks-dispatch-and-envelope", &[]),
+    // Every failure of a call is a result that says so, with and without a task, so that the model can read it.
+    ("tasks-lifecycle", &["sep-2663-tasks-get-status-failed"]),
+    // Not here: tasks-required-task-error, since no call has to be a task; tasks-mrtr-input and tasks-mrtr-composition,
+    // since a call has nobody to ask on the way; tasks-status-notifications, which the suite skips.
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_the_tasks_extension() -> Result<()> {
+    let Some(tested) = Tested::start(&["jobs"]).await? else { return Ok(()) };
+    let tested = &tested;
+    let checked = TASKS.iter().map(|(scenario, fails)| async move {
+        let ran = tested.run(&["--scenario", scenario, "--spec-version", "2026-07-28", "--force"]).await?;
+        let failed = ran.out.lines().filter(|line| line.contains("FAILURE"));
+        let failed: Vec<&str> =
+            failed.filter_map(|line| Some(line.split_once(" [")?.1.split(']').next()?.trim())).collect();
+        ensure!(ran.out.contains("Test Results") && failed == *fails, "{scenario}: {}\n{}", ran.out, ran.err);
+        Ok(())
+    });
+    try_join_all(checked).await.map(drop)
 }
 
 /// A revision that a newer suite brings is not passed over.

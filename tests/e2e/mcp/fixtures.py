@@ -1,12 +1,14 @@
 """The tools that MCP's conformance suite calls by name, as an MCP server on standard input and output.
 
 Offered through `hub spoke mcp --as-tools`, so that both sides of the hub are tested: its client and its server.
-Its own tool `wait` never answers; a UDP port given as argument is told that it was called, and cancelled.
+Its own tool `wait` never answers; a UDP port given as argument is told that it was called, and cancelled. With the
+argument `jobs` it also has the tools of the scenarios on tasks, which take their time.
 """
 import base64
 import json
 import socket
 import sys
+import threading
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8DwHwAFBQIAX8jx0gAAAABJRU5ErkJggg=="
 WAV = base64.b64encode(b"RIFF$\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0@\x1f\0\0\x80>\0\0\2\0\x10\0data\0\0\0\0").decode()
@@ -46,13 +48,24 @@ ANSWERS = {
 }
 
 
+WRITING = threading.Lock()
+
+
 def send(message):
-    sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
-    sys.stdout.flush()
+    with WRITING:
+        sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+        sys.stdout.flush()
+
+
+def later(seconds, message):
+    timer = threading.Timer(seconds, send, [message])
+    timer.daemon = True
+    timer.start()
 
 
 def tell(what):
-    socket.socket(type=socket.SOCK_DGRAM).sendto(what.encode(), ("127.0.0.1", int(sys.argv[1])))
+    if sys.argv[1:] != ["jobs"]:
+        socket.socket(type=socket.SOCK_DGRAM).sendto(what.encode(), ("127.0.0.1", int(sys.argv[1])))
 
 
 def call(id, params):
@@ -70,11 +83,23 @@ def call(id, params):
             progress = {"progressToken": token, "progress": step, "total": 100, "message": f"Completed step {step} of 100"}
             send({"method": "notifications/progress", "params": progress})
         send({"id": id, "result": {"content": [TEXT]}})
+    elif name == "greet":
+        send({"id": id, "result": {"content": [{"type": "text", "text": "Hello, " + params["arguments"]["name"] + "!"}]}})
+    elif name == "slow_compute":
+        later(params["arguments"].get("seconds", 0), {"id": id, "result": {"content": [TEXT]}})
+    elif name == "confirm_delete":
+        later(1.5, {"id": id, "result": {"content": [TEXT]}})
+    elif name == "failing_job":
+        later(1.5, {"id": id, "result": {"isError": True, "content": [TEXT]}})
+    elif name == "protocol_error_job":
+        later(1.5, {"id": id, "error": {"code": -32603, "message": "it has panicked"}})
     else:
         send({"id": id, "error": {"code": -32602, "message": f"unknown tool {name}"}})
 
 
 names = [*ANSWERS, "test_error_handling", "test_tool_with_progress", "wait"]
+if sys.argv[1:] == ["jobs"]:
+    names += ["greet", "slow_compute", "confirm_delete", "failing_job", "protocol_error_job"]
 tools = [{"name": n, "description": "A fixture.", "inputSchema": SCHEMA if n.startswith("json_schema") else OBJECT} for n in names]
 for line in sys.stdin:
     message = json.loads(line)

@@ -1,7 +1,9 @@
 //! A hub as an MCP server.
 
 mod call;
+mod invalid;
 mod result;
+mod tasks;
 mod tools;
 
 #[cfg(test)]
@@ -10,12 +12,14 @@ mod tests;
 use std::borrow::Cow;
 use std::time::Duration;
 
-use hub_protocol::Json;
+use hub_protocol::{CallError, Json};
 use rmcp::model::{
-    CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestMethod, CompleteRequestParams,
-    CompleteResult, Implementation, ListPromptsRequestMethod, ListPromptsResult, ListResourceTemplatesResult,
-    ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult,
-    ResourceContents, ResourceTemplate, ServerCapabilities, ServerConfig, SubscriptionFilter, Tool,
+    CacheScope, CallToolRequestParams, CallToolResponse, CancelTaskMethod, CancelTaskParams, CompleteRequestMethod,
+    CompleteRequestParams, CompleteResult, CustomRequest, CustomResult, GetTaskMethod, GetTaskParams, GetTaskResult,
+    Implementation, InitializeRequestParams, InitializeResult, JsonObject, ListPromptsRequestMethod, ListPromptsResult,
+    ListResourceTemplatesResult, ListToolsResult, PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams,
+    ReadResourceResponse, ReadResourceResult, ResourceContents, ResourceTemplate, ServerCapabilities, ServerConfig,
+    SubscriptionFilter, TASKS_EXTENSION_ID, Tool, UpdateTaskMethod, UpdateTaskParams,
 };
 use rmcp::service::{NotificationContext, RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
@@ -23,7 +27,11 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::host::{Host, HostCall};
-use call::Asked;
+use super::http::Owner;
+use call::{Asked, Asking};
+use tasks::{Task, extension};
+
+pub(super) use tasks::{Tasks, first};
 
 /// What a host's model reads before anything else.
 const INSTRUCTIONS: &str = "This server is a hub: it reaches every operation of a cluster through four tools. Use \
@@ -45,6 +53,8 @@ const FRESH_MS: u64 = 5_000;
 pub struct Face<H> {
     fixed: Option<H>,
     list_changes: bool,
+    /// Whose owners come with the requests, as their hosts do.
+    tasks: Option<Tasks>,
 }
 
 impl<H: Host> Face<H> {
@@ -52,12 +62,12 @@ impl<H: Host> Face<H> {
     #[must_use]
     pub fn of(host: H) -> Self {
         let list_changes = host.tools_changed().is_some();
-        Self { fixed: Some(host), list_changes }
+        Self { fixed: Some(host), list_changes, tasks: None }
     }
 
     /// Serves whoever each HTTP request comes from: its host is an extension of the request.
-    pub(super) fn per_request() -> Self {
-        Self { fixed: None, list_changes: true }
+    pub(super) fn per_request(tasks: Tasks) -> Self {
+        Self { fixed: None, list_changes: true, tasks: Some(tasks) }
     }
 
     fn host(&self, extensions: &rmcp::model::Extensions) -> Result<H, ErrorData> {
@@ -65,15 +75,66 @@ impl<H: Host> Face<H> {
         let host = of_request.or(self.fixed.as_ref()).cloned();
         host.ok_or_else(|| ErrorData::internal_error("the request has no caller", None))
     }
+
+    fn owner(&self, extensions: &rmcp::model::Extensions) -> Result<Owner, ErrorData> {
+        let owner = extensions.get::<http::request::Parts>().and_then(|parts| parts.extensions.get::<Owner>());
+        owner.cloned().ok_or_else(|| ErrorData::internal_error("the request has no owner", None))
+    }
+
+    /// What a tool call asks for. Arguments that do not fit are for the model to read, a tool that is not there is not.
+    async fn asked(&self, host: &H, request: CallToolRequestParams) -> Result<Result<Asked, CallError>, ErrorData> {
+        if let Some(asked) = Asked::of(&request) {
+            return Ok(asked);
+        }
+        let own = tools::own(host.tools().await).into_iter().find(|own| own.tool.name == request.name);
+        let own = own.ok_or_else(|| unknown_tool(&request.name))?;
+        Ok(Ok(Asked::own(own, request.arguments)))
+    }
+
+    /// What a request of the tasks extension is about.
+    async fn task(
+        &self,
+        id: &str,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<Option<FoundTask<'_, H>>, ErrorData> {
+        let Some(tasks) = self.tasks.as_ref().filter(|_| extension::speaks(context)) else { return Ok(None) };
+        let (host, owner) = (self.host(&context.extensions)?, self.owner(&context.extensions)?);
+        let task = tasks.find(&host, &owner, id).await?;
+        Ok(Some(FoundTask { tasks, host, owner, task }))
+    }
+}
+
+/// A task, and what it takes to act on it.
+struct FoundTask<'a, H> {
+    tasks: &'a Tasks,
+    host: H,
+    owner: Owner,
+    task: Task,
 }
 
 impl<H: Host> ServerHandler for Face<H> {
     fn get_info(&self) -> ServerConfig {
         let tools = ServerCapabilities::builder().enable_resources().enable_tools();
-        let capabilities = if self.list_changes { tools.enable_tool_list_changed().build() } else { tools.build() };
+        let mut capabilities = if self.list_changes { tools.enable_tool_list_changed().build() } else { tools.build() };
+        if self.tasks.is_some() {
+            let extensions = capabilities.extensions.get_or_insert_default();
+            extensions.insert(TASKS_EXTENSION_ID.to_owned(), JsonObject::new());
+        }
         ServerConfig::new(capabilities)
             .with_server_info(Implementation::new("hub", env!("CARGO_PKG_VERSION")).with_title("Hub"))
             .with_instructions(INSTRUCTIONS)
+    }
+
+    async fn initialize(
+        &self,
+        request: InitializeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<InitializeResult, ErrorData> {
+        context.peer.set_peer_info(request.clone());
+        let mut begun = self.negotiate_initialize(&request)?;
+        // Only older revisions begin like this, and they have no extensions.
+        begun.capabilities.extensions = None;
+        Ok(begun)
     }
 
     async fn list_tools(
@@ -94,19 +155,59 @@ impl<H: Host> ServerHandler for Face<H> {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let host = self.host(&context.extensions)?;
-        let asked = match Asked::of(&request) {
-            Some(asked) => asked,
-            None => {
-                let own = tools::own(host.tools().await).into_iter().find(|own| own.tool.name == request.name);
-                let own = own.ok_or_else(|| unknown_tool(&request.name))?;
-                Ok(Asked::own(own, request.arguments))
-            }
+        let asked = match self.asked(&host, request).await? {
+            Ok(asked) => asked,
+            Err(error) => return Ok(result::failed(&error, None, None).into()),
         };
-        let result: CallToolResult = match asked {
-            Ok(asked) => call::run(&host, asked, &context).await,
-            Err(error) => result::failed(&error, None, None),
-        };
-        Ok(result.into())
+        match self.tasks.as_ref().filter(|_| asked.may_last && extension::takes(&context)) {
+            Some(tasks) => tasks.answer(&host, self.owner(&context.extensions)?, asked, &context).await,
+            None => Ok(call::run(&host, asked, Asking::of(&context)).await.into()),
+        }
+    }
+
+    async fn get_task(
+        &self,
+        request: GetTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<GetTaskResult, ErrorData> {
+        let found = self.task(&request.task_id, &context).await?;
+        let found = found.ok_or_else(ErrorData::method_not_found::<GetTaskMethod>)?;
+        Ok(extension::detailed(&found.task))
+    }
+
+    async fn update_task(
+        &self,
+        request: UpdateTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        // Nothing is ever asked of the client, so there is nothing to take.
+        let found = self.task(&request.task_id, &context).await?;
+        found.map(drop).ok_or_else(ErrorData::method_not_found::<UpdateTaskMethod>)
+    }
+
+    async fn cancel_task(
+        &self,
+        request: CancelTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        let found = self.task(&request.task_id, &context).await?;
+        let FoundTask { tasks, host, owner, task } =
+            found.ok_or_else(ErrorData::method_not_found::<CancelTaskMethod>)?;
+        tasks.cancel(&host, &owner, task).await.map(drop)
+    }
+
+    async fn on_custom_request(
+        &self,
+        mut request: CustomRequest,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        let first = request.method.strip_prefix(first::PREFIX).map(str::to_owned);
+        let renamed = first.map(|method| request.method = method).is_some();
+        let of_first = context.protocol_version().is_some_and(|version| version == ProtocolVersion::V_2025_11_25);
+        match self.tasks.as_ref().filter(|_| renamed && of_first) {
+            Some(tasks) => first::answer(self, tasks, &request, context).await,
+            None => Err(invalid::why(&request)),
+        }
     }
 
     async fn list_prompts(

@@ -3,7 +3,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use hub_operations::{AbortSignal, Answer};
-use hub_protocol::{CallError, Json, OperationSpec};
+use hub_protocol::{CallError, CallId, Json, OperationSpec};
 use tokio::sync::watch;
 
 /// One caller's view of a hub: what the [`Face`](super::Face) needs of it.
@@ -41,6 +41,8 @@ pub struct HostCall {
     pub idempotency_key: Option<String>,
     /// W3C trace context.
     pub traceparent: Option<String>,
+    /// The id that the call is to have, also as the caller's: that of a task.
+    pub call_id: Option<CallId>,
     /// Fires when the MCP client cancels.
     pub abort: AbortSignal,
 }

@@ -1,29 +1,34 @@
 //! The face over streamable HTTP.
 
-use std::collections::HashMap;
+mod begun;
+mod message;
+mod sessions;
+
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use futures_util::stream;
+use http::{Method, Request, Response, StatusCode, header, request};
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full};
-use rmcp::transport::streamable_http_server::session::SessionManager;
+use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
 use rmcp::transport::streamable_http_server::session::local::{LocalSessionManager, SessionConfig};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::face::Face;
+use super::face::{Face, Tasks};
 use super::host::Host;
+use message::{Fault, Message, Posted};
+use sessions::{Session, Sessions};
+
+type Answer = Response<BoxBody<Bytes, Infallible>>;
 
 const SESSION: &str = "mcp-session-id";
 
-/// Sessions of one owner; the one that was idle longest gives way to a new one.
-const PER_OWNER: usize = 256;
-
-/// Sessions of all owners; above it none is begun.
-const MAX_SESSIONS: usize = 8_192;
+/// The one revision with batches.
+const WITH_BATCHES: &str = "2025-03-26";
 
 /// An idle session of the revisions that have sessions ends after this. Hosts leave them open for a working day, and
 /// not all of them begin a new one when told to.
@@ -36,6 +41,8 @@ pub struct HttpFaceSettings {
     pub max_body_bytes: usize,
     /// Ends all sessions and streams.
     pub stop: CancellationToken,
+    /// What outlives its request: waited for at the end.
+    pub running: TaskTracker,
 }
 
 /// Who a request comes from, for sessions: one belongs to whoever began it.
@@ -49,20 +56,13 @@ pub struct Owner(pub String);
 /// and a page that rebinds a name has none.
 pub struct HttpFace<H: Host> {
     service: StreamableHttpService<Face<H>, LocalSessionManager>,
-    manager: Arc<LocalSessionManager>,
-    owned: Arc<Mutex<HashMap<String, Owned>>>,
+    sessions: Arc<Sessions>,
 }
 
 impl<H: Host> Clone for HttpFace<H> {
     fn clone(&self) -> Self {
-        let (service, manager, owned) = (self.service.clone(), Arc::clone(&self.manager), Arc::clone(&self.owned));
-        Self { service, manager, owned }
+        Self { service: self.service.clone(), sessions: Arc::clone(&self.sessions) }
     }
-}
-
-struct Owned {
-    owner: Owner,
-    used: Instant,
 }
 
 impl<H: Host> HttpFace<H> {
@@ -80,74 +80,129 @@ impl<H: Host> HttpFace<H> {
             .with_json_response(true)
             .with_max_request_body_bytes(settings.max_body_bytes)
             .with_cancellation_token(settings.stop);
-        let service = StreamableHttpService::new(|| Ok(Face::per_request()), Arc::clone(&manager), config);
-        Self { service, manager, owned: Arc::default() }
+        let tasks = Tasks::new(settings.running);
+        let face = move || Ok(Face::per_request(tasks.clone()));
+        let service = StreamableHttpService::new(face, Arc::clone(&manager), config);
+        Self { service, sessions: Arc::new(Sessions::new(manager)) }
     }
 
     /// Answers one request.
-    pub async fn handle(&self, request: Request<Full<Bytes>>) -> Response<BoxBody<Bytes, Infallible>> {
+    pub async fn handle(&self, request: Request<Full<Bytes>>) -> Answer {
         let Some(owner) = request.extensions().get::<Owner>().cloned() else {
             return plain(StatusCode::INTERNAL_SERVER_ERROR, "the request has no owner");
         };
-        let session = request.headers().get(SESSION).and_then(|id| id.to_str().ok()).map(str::to_owned);
+        let id = request.headers().get(SESSION).and_then(|id| id.to_str().ok()).map(str::to_owned);
+        let Some(id) = id else { return self.without_session(request, owner).await };
+        // The same answer as for a session that does not exist: ids must not be probed.
+        let Some(session) = self.sessions.of(&id, &owner) else {
+            return plain(StatusCode::NOT_FOUND, "Session not found");
+        };
         let deletes = request.method() == Method::DELETE;
-        match &session {
-            // The same answer as for a session that does not exist: ids must not be probed.
-            Some(id) if !self.belongs(id, &owner) => return plain(StatusCode::NOT_FOUND, "Session not found"),
-            Some(_) => {}
-            None if has_no_sessions(&request) => {}
-            None => {
-                if let Err(refused) = self.make_room(&owner).await {
-                    return refused;
-                }
-            }
-        }
-        let response = self.service.handle(request).await;
-        let begun = response.headers().get(SESSION).and_then(|id| id.to_str().ok());
-        if let (None, Some(id)) = (&session, begun) {
-            self.lock().insert(id.to_owned(), Owned { owner, used: Instant::now() });
-        }
-        if let (Some(id), true) = (&session, deletes && response.status().is_success()) {
-            self.lock().remove(id);
+        let response = self.answer(request, Some(&session)).await;
+        if deletes && response.status().is_success() {
+            self.sessions.ended(&id);
             // Done, not only accepted: some clients take 202 for a failure.
             return plain(StatusCode::NO_CONTENT, "");
         }
         response
     }
 
-    fn belongs(&self, id: &str, owner: &Owner) -> bool {
-        self.lock().get_mut(id).filter(|owned| owned.owner == *owner).map(|owned| owned.used = Instant::now()).is_some()
+    /// Answers a request that may begin a session.
+    async fn without_session(&self, request: Request<Full<Bytes>>, owner: Owner) -> Answer {
+        if !has_no_sessions(&request) && !self.sessions.make_room(&owner).await {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "too many MCP sessions");
+        }
+        let response = self.answer(request, None).await;
+        let begun = response.headers().get(SESSION).and_then(|id| id.to_str().ok()).map(str::to_owned);
+        let Some(id) = begun else { return response };
+        let (response, revision) = begun::read(response).await;
+        self.sessions.begun(&id, owner, &revision);
+        response
     }
 
-    /// Forgets sessions that have ended, and ends the idlest of an owner that has too many.
-    async fn make_room(&self, owner: &Owner) -> Result<(), Response<BoxBody<Bytes, Infallible>>> {
-        if self.lock().len() < PER_OWNER {
-            return Ok(());
+    async fn answer(&self, request: Request<Full<Bytes>>, session: Option<&Session>) -> Answer {
+        if request.method() != Method::POST || !is_json(&request) {
+            return self.service.handle(request).await;
         }
-        let live: Vec<String> = self.manager.sessions.read().await.keys().map(ToString::to_string).collect();
-        let idlest = {
-            let mut owned = self.lock();
-            let live: std::collections::HashSet<&str> = live.iter().map(String::as_str).collect();
-            owned.retain(|id, _| live.contains(id.as_str()));
-            let theirs = owned.iter().filter(|(_, owned)| owned.owner == *owner);
-            let too_many = theirs.clone().count() >= PER_OWNER;
-            let idlest = theirs.min_by_key(|(_, owned)| owned.used).map(|(id, _)| id.clone()).filter(|_| too_many);
-            idlest.inspect(|id| drop(owned.remove(id)))
+        let (parts, body) = request.into_parts();
+        let Ok(body) = body.collect().await;
+        let answered = match message::read(&body.to_bytes()) {
+            Ok(Posted::One(message)) => self.one(parts, message, session).await,
+            Ok(Posted::Many(messages)) => self.many(&parts, messages, session).await,
+            Err(fault) => Err(fault),
         };
-        if let Some(id) = idlest {
-            tracing::info!(owner = %owner.0, "an MCP session gave way to a newer one");
-            // It has ended by itself if this fails.
-            let _ended = self.manager.close_session(&id.into()).await;
-        }
-        if live.len() >= MAX_SESSIONS {
-            return Err(plain(StatusCode::SERVICE_UNAVAILABLE, "too many MCP sessions"));
-        }
-        Ok(())
+        answered.unwrap_or_else(Fault::response)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Owned>> {
-        self.owned.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Has a message answered by the SDK.
+    async fn one(
+        &self,
+        mut parts: request::Parts,
+        message: Message,
+        session: Option<&Session>,
+    ) -> Result<Answer, Fault> {
+        let body = match session {
+            None => message.without_session()?,
+            Some(session) => {
+                if let Some(id) = message.request.clone() {
+                    let in_flight = session.enter(id);
+                    let in_flight =
+                        in_flight.ok_or_else(|| Fault::invalid("a request with this id is not answered yet"))?;
+                    // Goes where the request goes, so it is dropped when its handler has ended.
+                    parts.extensions.insert(Arc::new(in_flight));
+                }
+                message.in_session_of(&session.revision)?
+            }
+        };
+        let response = self.service.handle(Request::from_parts(parts, Full::new(body))).await;
+        // It is JSON: so it says of the SDK that it cannot read it.
+        if response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            return Err(Fault::invalid("the body is no request, notification or response of MCP"));
+        }
+        Ok(response)
     }
+
+    /// Answers a batch: all that its messages are answered is one stream.
+    async fn many(
+        &self,
+        parts: &request::Parts,
+        messages: Vec<Result<Message, Fault>>,
+        session: Option<&Session>,
+    ) -> Result<Answer, Fault> {
+        if session.is_none_or(|session| *session.revision != *WITH_BATCHES) {
+            return Err(Fault::invalid(format!("only sessions of {WITH_BATCHES} take batches")));
+        }
+        let mut streams = Vec::new();
+        for message in messages {
+            let answered = match message {
+                Ok(message) => self.one(parts.clone(), message, session).await,
+                Err(fault) => Err(fault),
+            };
+            match answered {
+                Err(fault) => streams.push(BodyStream::new(fault.event())),
+                Ok(response) if response.status() == StatusCode::ACCEPTED => {}
+                Ok(response) if response.status() == StatusCode::OK => {
+                    streams.push(BodyStream::new(response.into_body()));
+                }
+                // What is wrong with the headers or the session is so for all.
+                Ok(response) => return Ok(response),
+            }
+        }
+        if streams.is_empty() {
+            return Ok(plain(StatusCode::ACCEPTED, ""));
+        }
+        let mut response = Response::new(StreamBody::new(stream::select_all(streams)).boxed());
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/event-stream"));
+        headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache"));
+        Ok(response)
+    }
+}
+
+/// Whether the body says that it is JSON.
+fn is_json(request: &Request<Full<Bytes>>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
 }
 
 /// Whether the request is of a revision that has no sessions.
@@ -157,7 +212,7 @@ fn has_no_sessions(request: &Request<Full<Bytes>>) -> bool {
     version.is_some_and(|version| version >= "2026-07-28")
 }
 
-fn plain(status: StatusCode, text: &'static str) -> Response<BoxBody<Bytes, Infallible>> {
+fn plain(status: StatusCode, text: &'static str) -> Answer {
     let mut response = Response::new(Full::from(text).boxed());
     *response.status_mut() = status;
     response

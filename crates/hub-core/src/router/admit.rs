@@ -20,7 +20,13 @@ type Refused = (Option<CallId>, CallError);
 
 impl Hub {
     /// Everything that is decided before a handler is chosen.
-    pub(super) async fn admit(&self, caller: Caller, mut request: CallRequested, leash: Leash) -> Result<Run, Refused> {
+    pub(super) async fn admit(
+        &self,
+        id: CallId,
+        caller: Caller,
+        mut request: CallRequested,
+        leash: Leash,
+    ) -> Result<Run, Refused> {
         let target = self.find_or_wait(&request, &caller.identity, &leash).await.map_err(|e| (None, e))?;
         let definition = Arc::clone(target.definition());
         if request.input.is_null() && matches!(target, Target::Own(_)) {
@@ -32,7 +38,6 @@ impl Hub {
         if checked.as_ref().is_err_and(|e| e.is(ErrorCode::OperationNotFound)) {
             return Err((None, Definition::not_found(&request.operation_id)));
         }
-        let id = CallId::new();
         let run = self.open(id, caller, request, leash, target).map_err(|e| (None, e))?;
         // From here on the call is in the tree and in the record, refused or not.
         let admitted = match checked {

@@ -1,16 +1,20 @@
 use std::time::Duration;
 
 use hub_operations::{AbortSignal, Answer, Items};
-use hub_protocol::{CallError, ErrorCode, Json, ResponseEnvelope};
+use hub_protocol::{CallError, CallId, ErrorCode, Json, ResponseEnvelope};
 use rmcp::RoleServer;
-use rmcp::model::{CallToolRequestParams, CallToolResult, JsonObject, ProgressNotificationParam, ProgressToken};
+use rmcp::model::{
+    CallToolRequestParams, CallToolResult, JsonObject, NotificationMetaObject, ProgressNotification,
+    ProgressNotificationParam, ProgressToken,
+};
 use rmcp::service::{Peer, RequestContext};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::result::{self, Collected};
-use super::tools::Own;
+use super::tools::{self, Own};
 use crate::mcp::host::{Host, HostAnswer, HostCall};
 
 /// How long a stream is read when the caller does not say.
@@ -32,13 +36,45 @@ const PAGE: u64 = 50;
 /// How long an aborted stream is waited for.
 const ABORTING: Duration = Duration::from_secs(2);
 
-const CANCELLED: &str = "cancelled by the MCP client";
+pub(super) const CANCELLED: &str = "cancelled by the MCP client";
 
 /// What a tool call asks of the hub.
 pub(super) struct Asked {
     call: HostCall,
+    /// How long a stream is read.
+    patience: Duration,
     max_items: usize,
     shape: Shape,
+    /// Whether it may become a task: whatever runs an operation of others.
+    pub(super) may_last: bool,
+}
+
+/// On whose behalf a call is made.
+pub(super) struct Asking {
+    /// Where it is told how far the call is.
+    pub(super) progress: Option<Progress>,
+    pub(super) cancelled: CancellationToken,
+    pub(super) traceparent: Option<String>,
+}
+
+/// Tells an MCP client of a request's progress.
+#[derive(Clone)]
+pub(super) struct Progress {
+    peer: Peer<RoleServer>,
+    token: ProgressToken,
+    /// What every notification is marked with.
+    pub(super) meta: Option<NotificationMetaObject>,
+}
+
+impl Asking {
+    pub(super) fn of(context: &RequestContext<RoleServer>) -> Self {
+        let token = context.meta.get_progress_token();
+        Self {
+            progress: token.map(|token| Progress { peer: context.peer.clone(), token, meta: None }),
+            cancelled: context.ct.clone(),
+            traceparent: context.meta.get("traceparent").and_then(Value::as_str).map(str::to_owned),
+        }
+    }
 }
 
 /// How the answer is packed.
@@ -71,10 +107,14 @@ impl Asked {
             _ => return None,
         };
         let mut arguments = request.arguments.clone().unwrap_or_default();
+        if let Some(unknown) = tools::unknown_argument(&request.name, &arguments) {
+            let error = format!("`{}` has no argument {unknown:?}: see its inputSchema", request.name);
+            return Some(Err(CallError::new(ErrorCode::ValidationError, error)));
+        }
         if operation == "hub.list" {
             arguments.entry("limit").or_insert_with(|| json!(PAGE));
         }
-        Some(Ok(Self::plain(operation, arguments, Shape::Bare)))
+        Some(Ok(Self { may_last: false, ..Self::plain(operation, arguments, Shape::Bare) }))
     }
 
     /// A tool that is an operation of its own.
@@ -86,7 +126,7 @@ impl Asked {
     fn plain(operation_id: &str, arguments: JsonObject, shape: Shape) -> Self {
         let input = Json::from(Value::Object(arguments));
         let call = HostCall { operation_id: operation_id.to_owned(), input, ..HostCall::default() };
-        Self { call, max_items: ITEMS, shape }
+        Self { call, patience: STREAM, max_items: ITEMS, shape, may_last: true }
     }
 
     fn call(arguments: JsonObject) -> Result<Self, CallError> {
@@ -101,24 +141,32 @@ impl Asked {
             ..HostCall::default()
         };
         let max_items = arguments.max_items.unwrap_or(ITEMS).clamp(1, MAX_ITEMS);
-        Ok(Self { call, max_items, shape: Shape::Wrapped })
+        let patience = call.timeout.unwrap_or(STREAM);
+        Ok(Self { call, patience, max_items, shape: Shape::Wrapped, may_last: true })
+    }
+
+    /// As a task: under its id, and with more time unless it says how much it wants, but no more than `most`.
+    pub(super) fn as_task(mut self, id: CallId, usual: Duration, most: Duration) -> Self {
+        self.call.call_id = Some(id);
+        self.call.timeout = Some(self.call.timeout.unwrap_or(usual).min(most));
+        self.patience = self.patience.min(most);
+        self
     }
 }
 
 /// Makes the call and packs its answer. A cancelled request aborts the call and all below it.
-pub(super) async fn run<H: Host>(host: &H, asked: Asked, context: &RequestContext<RoleServer>) -> CallToolResult {
-    let Asked { mut call, max_items, shape } = asked;
+pub(super) async fn run<H: Host>(host: &H, asked: Asked, mut asking: Asking) -> CallToolResult {
+    let Asked { mut call, patience, max_items, shape, .. } = asked;
     let abort = AbortSignal::default();
     call.abort = abort.clone();
-    call.traceparent = context.meta.get("traceparent").and_then(Value::as_str).map(str::to_owned);
-    let patience = call.timeout.unwrap_or(STREAM);
+    call.traceparent = asking.traceparent.take();
     let until = Instant::now() + patience;
     let mut answering = std::pin::pin!(host.call(call));
     // Kept in sight after it was cancelled: the SDK lets a cancelled handler end by itself.
     let HostAnswer { call_id, result } = tokio::select! {
         biased;
         answer = &mut answering => answer,
-        () = context.ct.cancelled() => {
+        () = asking.cancelled.cancelled() => {
             abort.fire(Some(CANCELLED.to_owned()), None);
             (&mut answering).await
         }
@@ -128,7 +176,7 @@ pub(super) async fn run<H: Host>(host: &H, asked: Asked, context: &RequestContex
         Ok(Answer::One(envelope)) => result::answered(&envelope, call_id, shape == Shape::Bare),
         Ok(Answer::Many(items)) => {
             let mut reading = Reading { got: Vec::new(), bytes: 0, max_items, until, patience };
-            match reading.run(items, context, &abort).await {
+            match reading.run(items, &asking, &abort).await {
                 Ok(stopped) => Ok(result::collected(Collected { items: reading.got, stopped }, call_id)),
                 Err(error) => return result::failed(&error, call_id, Some(reading.got)),
             }
@@ -161,14 +209,13 @@ impl Reading {
     async fn run(
         &mut self,
         mut items: Items,
-        context: &RequestContext<RoleServer>,
+        asking: &Asking,
         abort: &AbortSignal,
     ) -> Result<Option<String>, CallError> {
-        let progress = context.meta.get_progress_token().map(|token| (context.peer.clone(), token));
         loop {
             let item = tokio::select! {
                 biased;
-                () = context.ct.cancelled() => {
+                () = asking.cancelled.cancelled() => {
                     abort.fire(Some(CANCELLED.to_owned()), None);
                     // Read on, so that the call ends by the abort and not by its items being dropped.
                     let rest = async { while let Some(Ok(_)) = items.next().await {} };
@@ -188,8 +235,8 @@ impl Reading {
                 return Ok(Some(format!("stopped at {ITEM_BYTES} bytes: narrow the input")));
             }
             self.got.push(data.parse().unwrap_or(Value::Null));
-            if let Some((peer, token)) = &progress {
-                notify(peer, token, self.got.len(), &data).await;
+            if let Some(progress) = &asking.progress {
+                progress.tell(self.got.len(), &data).await;
             }
             if self.got.len() >= self.max_items {
                 return Ok(Some(format!("stopped after {} items: ask for more with maxItems", self.max_items)));
@@ -211,16 +258,22 @@ struct Step {
     message: Option<String>,
 }
 
-async fn notify(peer: &Peer<RoleServer>, token: &ProgressToken, count: usize, data: &Json) {
-    #[expect(clippy::cast_precision_loss, reason = "a count of items is far below 2^52")]
-    let mut progress = ProgressNotificationParam::new(token.clone(), count as f64);
-    match data.parse::<Step>() {
-        // An imported tool's own progress.
-        Ok(step) => {
-            (progress.progress, progress.total, progress.message) = (step.progress, step.total, step.message);
+impl Progress {
+    async fn tell(&self, count: usize, data: &Json) {
+        #[expect(clippy::cast_precision_loss, reason = "a count of items is far below 2^52")]
+        let mut progress = ProgressNotificationParam::new(self.token.clone(), count as f64);
+        match data.parse::<Step>() {
+            // An imported tool's own progress.
+            Ok(step) => {
+                (progress.progress, progress.total, progress.message) = (step.progress, step.total, step.message);
+            }
+            Err(_) => progress.message = Some(data.as_str().chars().take(PROGRESS_TEXT).collect()),
         }
-        Err(_) => progress.message = Some(data.as_str().chars().take(PROGRESS_TEXT).collect()),
+        let mut notification = ProgressNotification::new(progress);
+        if let Some(meta) = &self.meta {
+            notification.extensions.insert(meta.clone());
+        }
+        // A client that is gone is noticed by its request being cancelled.
+        let _gone = self.peer.send_notification(notification.into()).await;
     }
-    // A client that is gone is noticed by its request being cancelled.
-    let _gone = peer.notify_progress(progress).await;
 }

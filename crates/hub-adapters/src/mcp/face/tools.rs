@@ -64,7 +64,7 @@ fn call() -> Tool {
             "input": { "description": "The operation's input, as its inputSchema says." },
             "timeoutMs": {
                 "type": "integer", "minimum": 1,
-                "description": "Longest wait; default 30000. A stream answers what it gave until then.",
+                "description": "Longest wait; default 30000, for a task that is no stream 3600000. A stream answers what it gave until then.",
             },
             "maxItems": { "type": "integer", "minimum": 1, "maximum": 1000, "description": "Of a stream; default 100." },
             "idempotencyKey": {
@@ -105,6 +105,13 @@ fn object(properties: Value, required: &[&str]) -> Arc<JsonObject> {
     }
     schema.insert("additionalProperties".to_owned(), json!(false));
     Arc::new(schema)
+}
+
+/// An argument that one of the four tools does not have.
+pub(super) fn unknown_argument(tool: &str, arguments: &JsonObject) -> Option<String> {
+    let tool = fixed().into_iter().find(|fixed| fixed.name == tool)?;
+    let known = tool.input_schema.get("properties")?;
+    arguments.keys().find(|name| known.get(name).is_none()).map(|name| name.chars().take(MAX_NAME).collect())
 }
 
 /// An operation that is a tool of its own.

@@ -1,0 +1,190 @@
+//! What the endpoint says to messages, well made or not: errors of JSON-RPC, batches, ids used twice.
+
+use anyhow::{Context, Result, ensure};
+use hub_protocol::ops::calls::ListCalls;
+use hub_testkit::{TestHub, eventually};
+use serde_json::{Value, json};
+
+use super::{ended_aborted, modern, raw, raw_head, spoke};
+
+/// A session that says exactly what it is told to.
+pub(crate) struct Session<'a> {
+    hub: &'a TestHub,
+    headers: String,
+    /// What `initialize` was answered.
+    pub(crate) begun: Value,
+}
+
+/// The messages of an answer: the events of a stream, or the one that is the body.
+fn messages(body: &str) -> Vec<Value> {
+    let events = body.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data:")?).ok());
+    let events: Vec<Value> = events.collect();
+    if events.is_empty() { serde_json::from_str(body).into_iter().collect() } else { events }
+}
+
+impl<'a> Session<'a> {
+    pub(crate) async fn begin(hub: &'a TestHub, key: &str, revision: &str) -> Result<Self> {
+        let auth = format!("authorization: Bearer {key}\r\n");
+        let client = json!({ "name": "test", "version": "1" });
+        let params = json!({ "protocolVersion": revision, "capabilities": {}, "clientInfo": client });
+        let body = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params }).to_string();
+        let (status, head, body) = raw(hub, "POST", "/mcp", &auth, &body).await?;
+        let id = head.lines().find_map(|line| line.strip_prefix("mcp-session-id: "));
+        let headers = format!("{auth}mcp-session-id: {}\r\n", id.with_context(|| format!("{status} {body}"))?);
+        let begun = messages(&body).pop().context("an answer")?["result"].clone();
+        ensure!(begun["protocolVersion"] == revision, "{begun}");
+        Ok(Self { hub, headers, begun })
+    }
+
+    /// Status, and the messages of the answer.
+    pub(crate) async fn post(&self, body: &str) -> Result<(u16, Vec<Value>)> {
+        let (status, _, body) = raw(self.hub, "POST", "/mcp", &self.headers, body).await?;
+        Ok((status, messages(&body)))
+    }
+
+    /// The response to a request.
+    pub(crate) async fn ask(&self, id: u64, method: &str, params: Value) -> Result<Value> {
+        let request = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
+        let (status, messages) = self.post(&request.to_string()).await?;
+        let answer = messages.into_iter().find(|message| message["id"] == id);
+        answer.with_context(|| format!("{method} has no answer: {status}"))
+    }
+
+    /// Calls an operation and leaves before the answer.
+    pub(crate) async fn begin_call(&self, id: u64, operation: &str) -> Result<()> {
+        let params = json!({ "name": "call", "arguments": { "operationId": operation } });
+        let request = json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params });
+        let head = raw_head(self.hub, &self.headers, &request.to_string()).await?;
+        ensure!(head.contains(" 200 "), "{head}");
+        Ok(())
+    }
+
+    pub(crate) async fn end(self) -> Result<()> {
+        let (status, ..) = raw(self.hub, "DELETE", "/mcp", &self.headers, "").await?;
+        ensure!(status == 204, "{status}");
+        Ok(())
+    }
+}
+
+pub(crate) async fn runs(hub: &TestHub, operation: &str) -> Result<()> {
+    let client = hub.client().await?;
+    let asked = ListCalls { operation_id: Some(operation.to_owned()), ..ListCalls::default() };
+    eventually(&format!("{operation} runs"), async || Ok((!client.call(&asked).await?.calls.is_empty()).then_some(())))
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_message_is_refused_by_json_rpc() -> Result<()> {
+    let hub = TestHub::start().await?;
+    let session = Session::begin(&hub, hub.admin_key(), "2025-06-18").await?;
+    let auth = format!("authorization: Bearer {}\r\n", hub.admin_key());
+    let cases = [
+        ("", -32700),
+        ("{\"jsonrpc\":", -32700),
+        ("7", -32600),
+        ("{}", -32600),
+        ("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":2}", -32600),
+        ("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\",\"params\":[1]}", -32600),
+        ("{\"jsonrpc\":\"1.0\",\"id\":1,\"method\":\"ping\"}", -32600),
+        ("[{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}]", -32600),
+    ];
+    for (body, code) in cases {
+        let (status, messages) = session.post(body).await?;
+        ensure!(status == 400 && messages[0]["error"]["code"] == code, "{body}: {status} {messages:?}");
+        let (status, head, answer) = raw(&hub, "POST", "/mcp", &auth, body).await?;
+        ensure!(status == 400 && head.contains("application/json") && answer.contains(&code.to_string()), "{answer}");
+    }
+    let (status, ..) = raw(&hub, "POST", "/mcp", &format!("{auth}content-type: text/plain\r\n"), "").await?;
+    ensure!(status == 415, "{status}");
+    let unfit = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": { "capabilities": {} } });
+    let (status, _, answer) = raw(&hub, "POST", "/mcp", &auth, &unfit.to_string()).await?;
+    ensure!(status == 400 && answer.contains("-32602") && answer.contains("protocolVersion"), "{answer}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_that_do_not_fit_are_told_from_unknown_methods() -> Result<()> {
+    let hub = TestHub::start().await?;
+    let session = Session::begin(&hub, hub.admin_key(), "2025-06-18").await?;
+    let answer = session.ask(1, "tools/call", json!({ "name": "call", "arguments": [] })).await?;
+    let message = answer["error"]["message"].as_str().unwrap_or_default();
+    ensure!(answer["error"]["code"] == -32602 && message.contains("sequence"), "{answer}");
+    for (method, params, code) in [
+        ("tools/call", json!({ "arguments": {} }), -32602),
+        ("resources/read", json!({}), -32602),
+        ("prompts/get", json!({ "name": "x" }), -32601),
+        ("no/such", json!({}), -32601),
+        ("tasks/get", json!({ "taskId": "x" }), -32601),
+        ("tasks/list", json!({}), -32601),
+    ] {
+        let answer = session.ask(2, method, params).await?;
+        ensure!(answer["error"]["code"] == code, "{method} {answer}");
+    }
+    let (headers, body) = modern("tools/call", json!({ "name": "call", "arguments": [] }));
+    let auth = format!("authorization: Bearer {}\r\n", hub.admin_key());
+    let (_, _, answer) = raw(&hub, "POST", "/mcp", &format!("{auth}{headers}"), &body).await?;
+    ensure!(answer.contains("-32602"), "{answer}");
+    for (tool, arguments) in [
+        ("list", json!({ "query": "x" })),
+        ("search", json!({ "query": "x", "tags": [] })),
+        ("schema", json!({ "operationIds": ["hub.status"], "limit": 1 })),
+        ("call", json!({ "operationId": "hub.status", "limit": 1 })),
+    ] {
+        let answer = session.ask(3, "tools/call", json!({ "name": tool, "arguments": arguments })).await?;
+        ensure!(answer["result"]["structuredContent"]["code"] == "VALIDATION_ERROR", "{tool} {answer}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_answered_as_one_stream() -> Result<()> {
+    let hub = TestHub::start().await?;
+    let _spoke = spoke(&hub).await?;
+    let session = Session::begin(&hub, hub.admin_key(), "2025-03-26").await?;
+    let call = |id: u64, params: Value| json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params });
+    let count = json!({ "name": "call", "arguments": { "operationId": "demo.count", "input": 2 },
+        "_meta": { "progressToken": "p" } });
+    let batch = json!([
+        call(1, json!({ "name": "call", "arguments": { "operationId": "demo.add", "input": [1, 2] } })),
+        call(2, count),
+        { "jsonrpc": "2.0", "id": 3, "method": "no/such" },
+        { "jsonrpc": "2.0", "method": "notifications/initialized" },
+        7,
+    ]);
+    let (status, messages) = session.post(&batch.to_string()).await?;
+    ensure!(status == 200, "{status}");
+    let of = |id: u64| messages.iter().find(|message| message["id"] == id).cloned().unwrap_or_default();
+    ensure!(of(1)["result"]["structuredContent"]["data"] == 3, "{messages:?}");
+    ensure!(of(2)["result"]["structuredContent"]["items"] == json!([0, 1]), "{messages:?}");
+    ensure!(of(3)["error"]["code"] == -32601, "{messages:?}");
+    ensure!(messages.iter().any(|m| m["id"].is_null() && m["error"]["code"] == -32600), "{messages:?}");
+    let progress = messages.iter().filter(|message| message["method"] == "notifications/progress").count();
+    ensure!(progress == 2, "{messages:?}");
+    let silent = json!([{ "jsonrpc": "2.0", "method": "notifications/initialized" }]);
+    ensure!(session.post(&silent.to_string()).await?.0 == 202);
+    let many = vec![json!({ "jsonrpc": "2.0", "id": 1, "method": "ping" }); 65];
+    for bad in [json!([]), json!(many)] {
+        let (status, messages) = session.post(&bad.to_string()).await?;
+        ensure!(status == 400 && messages[0]["error"]["code"] == -32600, "{status} {messages:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_is_not_used_twice_at_once() -> Result<()> {
+    let hub = TestHub::start().await?;
+    let _spoke = spoke(&hub).await?;
+    let session = Session::begin(&hub, hub.admin_key(), "2025-06-18").await?;
+    session.begin_call(5, "demo.parent").await?;
+    runs(&hub, "demo.wait").await?;
+    let again = json!({ "jsonrpc": "2.0", "id": 5, "method": "ping" });
+    let (status, messages) = session.post(&again.to_string()).await?;
+    ensure!(status == 400 && messages[0]["error"]["code"] == -32600, "{status} {messages:?}");
+    // The one with the id can still be cancelled.
+    let cancel = json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": 5 } });
+    ensure!(session.post(&cancel.to_string()).await?.0 == 202);
+    ended_aborted(&hub, "demo.parent").await?;
+    ended_aborted(&hub, "demo.wait").await?;
+    // Then the id is free.
+    eventually("the id is free", async || Ok((session.post(&again.to_string()).await?.0 == 200).then_some(()))).await
+}
