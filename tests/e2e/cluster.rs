@@ -7,3 +7,4 @@ mod cuts;
 mod nodes;
 mod proxy;
 mod rolling;
+mod tasks;

@@ -4,9 +4,10 @@
 mod clients;
 mod conformance;
 mod servers;
-mod tasks;
-mod wire;
+pub(crate) mod tasks;
+pub(crate) mod wire;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -65,13 +66,16 @@ pub(crate) async fn tool(client: &McpClient, name: &str, input: Value) -> Result
 
 /// Status and head, and the body of an answer that is not a stream.
 async fn raw(hub: &TestHub, method: &str, path: &str, headers: &str, body: &str) -> Result<(u16, String, String)> {
-    let mut stream = TcpStream::connect(hub.address()).await?;
+    raw_at(hub.address(), method, path, headers, body).await
+}
+
+async fn raw_at(hub: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> Result<(u16, String, String)> {
+    let mut stream = TcpStream::connect(hub).await?;
     let length = body.len();
     let json = if headers.contains("content-type:") { "" } else { "content-type: application/json\r\n" };
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: {}\r\n{json}connection: close\r\n\
-         accept: application/json, text/event-stream\r\n{headers}content-length: {length}\r\n\r\n{body}",
-        hub.address()
+        "{method} {path} HTTP/1.1\r\nhost: {hub}\r\n{json}connection: close\r\n\
+         accept: application/json, text/event-stream\r\n{headers}content-length: {length}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
@@ -156,7 +160,7 @@ async fn the_door_says_how_to_open_it_and_keeps_others_out() -> Result<()> {
 async fn a_session_belongs_to_who_began_it() -> Result<()> {
     let hub = TestHub::start().await?;
     let auth = |key: &str| format!("authorization: Bearer {key}\r\n");
-    let begun = raw_head(&hub, &auth(hub.admin_key()), &initialize()).await?;
+    let begun = raw_head(hub.address(), &auth(hub.admin_key()), &initialize()).await?;
     let session =
         begun.lines().find_map(|l| l.strip_prefix("mcp-session-id: ")).context("a session")?.trim().to_owned();
     let list = json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/list" }).to_string();
@@ -170,13 +174,12 @@ async fn a_session_belongs_to_who_began_it() -> Result<()> {
 }
 
 /// The head of an answer that may be a stream.
-async fn raw_head(hub: &TestHub, headers: &str, body: &str) -> Result<String> {
-    let mut stream = BufReader::new(TcpStream::connect(hub.address()).await?);
+async fn raw_head(hub: SocketAddr, headers: &str, body: &str) -> Result<String> {
+    let mut stream = BufReader::new(TcpStream::connect(hub).await?);
     let length = body.len();
     let request = format!(
-        "POST /mcp HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\naccept: application/json, \
-         text/event-stream\r\n{headers}content-length: {length}\r\n\r\n{body}",
-        hub.address()
+        "POST /mcp HTTP/1.1\r\nhost: {hub}\r\ncontent-type: application/json\r\naccept: application/json, \
+         text/event-stream\r\n{headers}content-length: {length}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).await?;
     let mut head = String::new();

@@ -17,7 +17,7 @@ use super::wire::{Session, runs};
 use super::{ended_aborted, modern, raw, spoke};
 use crate::tools::{Program, node};
 
-const REVISION: &str = "2025-11-25";
+pub(crate) const REVISION: &str = "2025-11-25";
 const RELATED: &str = "io.modelcontextprotocol/related-task";
 
 /// Offers `slow.work`, which ends when it is let through, and `slow.feed`, which never does.
@@ -41,7 +41,7 @@ fn as_task(operation: &str) -> Value {
     json!({ "name": "call", "arguments": { "operationId": operation }, "task": { "ttl": 60_000 } })
 }
 
-async fn created(session: &Session<'_>, operation: &str) -> Result<String> {
+pub(crate) async fn created(session: &Session, operation: &str) -> Result<String> {
     let answer = session.ask(1, "tools/call", as_task(operation)).await?;
     let task = &answer["result"]["task"];
     ensure!(task["ttl"].is_u64() && task["pollInterval"].is_u64() && task["createdAt"].is_string(), "{answer}");
@@ -141,6 +141,9 @@ async fn what_can_be_no_task_says_so() -> Result<()> {
         let answer = session.ask(4, "tools/call", params).await?;
         ensure!(answer["error"]["code"] == code, "{answer}");
     }
+    // It came later.
+    let update = session.ask(4, "tasks/update", json!({ "taskId": id, "inputResponses": {} })).await?;
+    ensure!(update["error"]["code"] == -32601, "{update}");
     // A call that is no task is not found as one.
     gate.add_permits(1);
     let params = json!({ "name": "call", "arguments": { "operationId": "slow.work" } });
@@ -276,6 +279,7 @@ async fn a_call_that_lasts_becomes_a_task_for_who_takes_them() -> Result<()> {
 
     let task = ask(&hub, true, "tools/call", call("demo.parent")).await?["result"].clone();
     let named = json!({ "taskId": task["taskId"] });
+    runs(&hub, "demo.wait").await?;
     ask(&hub, true, "tasks/cancel", named.clone()).await?;
     ended_aborted(&hub, "demo.parent").await?;
     ended_aborted(&hub, "demo.wait").await?;

@@ -1,15 +1,17 @@
 //! What the endpoint says to messages, well made or not: errors of JSON-RPC, batches, ids used twice.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result, ensure};
 use hub_protocol::ops::calls::ListCalls;
 use hub_testkit::{TestHub, eventually};
 use serde_json::{Value, json};
 
-use super::{ended_aborted, modern, raw, raw_head, spoke};
+use super::{ended_aborted, modern, raw, raw_at, raw_head, spoke};
 
 /// A session that says exactly what it is told to.
-pub(crate) struct Session<'a> {
-    hub: &'a TestHub,
+pub(crate) struct Session {
+    hub: SocketAddr,
     headers: String,
     /// What `initialize` was answered.
     pub(crate) begun: Value,
@@ -22,13 +24,17 @@ fn messages(body: &str) -> Vec<Value> {
     if events.is_empty() { serde_json::from_str(body).into_iter().collect() } else { events }
 }
 
-impl<'a> Session<'a> {
-    pub(crate) async fn begin(hub: &'a TestHub, key: &str, revision: &str) -> Result<Self> {
+impl Session {
+    pub(crate) async fn begin(hub: &TestHub, key: &str, revision: &str) -> Result<Self> {
+        Self::begin_at(hub.address(), key, revision).await
+    }
+
+    pub(crate) async fn begin_at(hub: SocketAddr, key: &str, revision: &str) -> Result<Self> {
         let auth = format!("authorization: Bearer {key}\r\n");
         let client = json!({ "name": "test", "version": "1" });
         let params = json!({ "protocolVersion": revision, "capabilities": {}, "clientInfo": client });
         let body = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params }).to_string();
-        let (status, head, body) = raw(hub, "POST", "/mcp", &auth, &body).await?;
+        let (status, head, body) = raw_at(hub, "POST", "/mcp", &auth, &body).await?;
         let id = head.lines().find_map(|line| line.strip_prefix("mcp-session-id: "));
         let headers = format!("{auth}mcp-session-id: {}\r\n", id.with_context(|| format!("{status} {body}"))?);
         let begun = messages(&body).pop().context("an answer")?["result"].clone();
@@ -38,7 +44,7 @@ impl<'a> Session<'a> {
 
     /// Status, and the messages of the answer.
     pub(crate) async fn post(&self, body: &str) -> Result<(u16, Vec<Value>)> {
-        let (status, _, body) = raw(self.hub, "POST", "/mcp", &self.headers, body).await?;
+        let (status, _, body) = raw_at(self.hub, "POST", "/mcp", &self.headers, body).await?;
         Ok((status, messages(&body)))
     }
 
@@ -60,7 +66,7 @@ impl<'a> Session<'a> {
     }
 
     pub(crate) async fn end(self) -> Result<()> {
-        let (status, ..) = raw(self.hub, "DELETE", "/mcp", &self.headers, "").await?;
+        let (status, ..) = raw_at(self.hub, "DELETE", "/mcp", &self.headers, "").await?;
         ensure!(status == 204, "{status}");
         Ok(())
     }
@@ -114,7 +120,7 @@ async fn parameters_that_do_not_fit_are_told_from_unknown_methods() -> Result<()
         ("resources/read", json!({}), -32602),
         ("prompts/get", json!({ "name": "x" }), -32601),
         ("no/such", json!({}), -32601),
-        ("tasks/get", json!({ "taskId": "x" }), -32601),
+        ("tasks/get", json!({}), -32601),
         ("tasks/list", json!({}), -32601),
     ] {
         let answer = session.ask(2, method, params).await?;

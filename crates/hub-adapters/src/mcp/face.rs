@@ -201,12 +201,12 @@ impl<H: Host> ServerHandler for Face<H> {
         mut request: CustomRequest,
         context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
-        let first = request.method.strip_prefix(first::PREFIX).map(str::to_owned);
-        let renamed = first.map(|method| request.method = method).is_some();
+        let Some(method) = request.method.strip_prefix(first::PREFIX) else { return Err(invalid::why(&request)) };
+        request.method = method.to_owned();
         let of_first = context.protocol_version().is_some_and(|version| version == ProtocolVersion::V_2025_11_25);
-        match self.tasks.as_ref().filter(|_| renamed && of_first) {
+        match self.tasks.as_ref().filter(|_| of_first) {
             Some(tasks) => first::answer(self, tasks, &request, context).await,
-            None => Err(invalid::why(&request)),
+            None => Err(invalid::unknown(&request)),
         }
     }
 

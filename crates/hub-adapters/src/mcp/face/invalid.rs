@@ -26,5 +26,9 @@ pub(super) fn why(request: &CustomRequest) -> ErrorData {
         "tasks/cancel" => params::<CancelTaskParams>(request).map(drop),
         _ => Ok(()),
     };
-    read.err().unwrap_or_else(|| ErrorData::new(ErrorCode::METHOD_NOT_FOUND, request.method.clone(), None))
+    read.err().unwrap_or_else(|| unknown(request))
+}
+
+pub(super) fn unknown(request: &CustomRequest) -> ErrorData {
+    ErrorData::new(ErrorCode::METHOD_NOT_FOUND, request.method.clone(), None)
 }

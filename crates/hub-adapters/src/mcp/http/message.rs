@@ -38,6 +38,7 @@ pub(super) struct Message {
 pub(super) struct Fault(Box<ErrorData>);
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Head<'a> {
     #[serde(borrow)]
     id: Option<&'a RawValue>,
@@ -47,6 +48,7 @@ struct Head<'a> {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Params {
     task: Option<IgnoredAny>,
 }

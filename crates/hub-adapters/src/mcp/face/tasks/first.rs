@@ -57,7 +57,7 @@ pub(in crate::mcp::face) async fn answer<H: Host>(
             Some((task, ended)) => of_tool(&task, &ended),
             None => return Err(ErrorData::internal_error("the request was cancelled", None)),
         },
-        _ => return Err(invalid::why(request)),
+        _ => return Err(invalid::unknown(request)),
     };
     Ok(CustomResult(value))
 }

@@ -40,9 +40,13 @@ impl Table {
 
     /// Forgets tasks whose time is over, and those that ended first while the results are too many bytes.
     pub(super) fn make_room(&self) {
+        self.keep_within(BYTES);
+    }
+
+    fn keep_within(&self, bytes: usize) {
         let mut entries = self.lock();
         entries.retain(|_, entry| !is_over(entry.started));
-        while entries.values().map(|entry| size(entry)).sum::<usize>() > BYTES && forget_first(&mut entries, |_| true) {
+        while entries.values().map(|entry| size(entry)).sum::<usize>() > bytes && forget_first(&mut entries, |_| true) {
         }
     }
 
@@ -73,4 +77,45 @@ fn forget_first(entries: &mut Entries, some: impl Fn(&Entry) -> bool) -> bool {
     let ended = |entry: &Arc<Entry>| Some((entry.ended.borrow().as_ref()?.at, entry.id));
     let first = entries.values().filter(|entry| some(entry)).filter_map(ended).min();
     first.is_some_and(|(_, id)| entries.remove(&id).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use rmcp::model::{CallToolResult, ContentBlock};
+
+    use super::*;
+
+    fn kept(table: &Table, owner: &str) -> Arc<Entry> {
+        let entry = Entry::new(Owner(owner.to_owned()));
+        assert!(table.keep(&entry));
+        entry
+    }
+
+    #[test]
+    fn the_task_of_the_same_owner_that_ended_first_gives_way() {
+        let table = Table::default();
+        let entries: Vec<Arc<Entry>> = (0..PER_OWNER).map(|_| kept(&table, "a")).collect();
+        let other = kept(&table, "b");
+        other.end(&CallToolResult::default());
+        assert!(!table.keep(&Entry::new(Owner("a".to_owned()))));
+        entries[7].end(&CallToolResult::default());
+        let new = kept(&table, "a");
+        assert!(table.get(entries[7].id).is_none() && table.get(other.id).is_some());
+        let listed: Vec<CallId> = table.list(&new.owner).into_iter().map(|task| task.id).collect();
+        assert!(listed.len() == PER_OWNER && listed[0] == new.id && listed.is_sorted_by(|a, b| a > b));
+    }
+
+    #[test]
+    fn results_are_bounded_in_bytes() {
+        let table = Table::default();
+        let large = CallToolResult::success(vec![ContentBlock::text("x".repeat(1_000))]);
+        let entries: Vec<Arc<Entry>> = (0..4).map(|n| kept(&table, &n.to_string())).collect();
+        for entry in &entries[..3] {
+            entry.end(&large);
+            table.keep_within(3_000);
+        }
+        // Three are too many, with what is around them; what runs stays.
+        let known: Vec<bool> = entries.iter().map(|entry| table.get(entry.id).is_some()).collect();
+        assert_eq!(known, [false, true, true, true]);
+    }
 }
