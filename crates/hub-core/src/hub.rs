@@ -128,6 +128,19 @@ pub struct HubBuilder {
     registry: RegistryBuilder<Ctx>,
 }
 
+/// What one hub carries, whatever the others of its cluster do.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    /// Open connections.
+    pub connections: u64,
+    /// Spokes that are connected to it.
+    pub spokes: u64,
+    /// Calls whose tree it has.
+    pub calls: u64,
+    /// Record changes that wait to be written.
+    pub backlog: u64,
+}
+
 /// The key that a hub makes when it has none.
 pub struct FirstKey {
     /// Its text; shown once.
@@ -302,19 +315,31 @@ impl Hub {
     /// # Errors
     /// When the store can't be read.
     pub async fn status(&self) -> Result<HubStatus, CoreError> {
+        let load = self.load();
         Ok(HubStatus {
             hub_id: self.id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: self.inner.about.started_at,
             draining: self.is_draining(),
-            connections: self.sessions().len() as u64,
+            connections: load.connections,
             spokes: self.directory().spokes().len() as u64,
             operations: (self.directory().active() + self.registry().iter().count()) as u64,
-            calls_in_flight: self.calls().len() as u64,
-            recorder_backlog: self.recorder().backlog(),
+            calls_in_flight: load.calls,
+            recorder_backlog: load.backlog,
             last_event: self.log().last().await?,
             hubs: self.hubs(),
         })
+    }
+
+    /// What this hub carries now.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        Load {
+            connections: self.sessions().len() as u64,
+            spokes: self.directory().spokes().iter().filter(|s| s.is_local()).count() as u64,
+            calls: self.calls().len() as u64,
+            backlog: self.recorder().backlog(),
+        }
     }
 
     /// The hubs of the cluster that live, this one first; only this one where there is no cluster.

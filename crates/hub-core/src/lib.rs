@@ -56,7 +56,7 @@ pub use clients::{Connector, Tested, brings_operations, import_spoke, importer, 
 pub use cluster::ClusterOptions;
 pub use ctx::Ctx;
 pub use error::CoreError;
-pub use hub::{FirstKey, Hub, HubBuilder, Settings};
+pub use hub::{FirstKey, Hub, HubBuilder, Load, Settings};
 pub use key::{KeyEnd, KeyInfo, Principal};
 pub use keyring::{Keyring, KeyringError, KeyringSource};
 pub use ops::catalogue;

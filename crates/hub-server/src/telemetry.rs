@@ -49,7 +49,7 @@ fn describe() {
     describe_counter!("hub_slow_consumers_total", "Connections closed because their peer did not read");
     describe_counter!("hub_http_requests_total", "HTTP requests, by status class");
     describe_gauge!("hub_connections", "Open WebSocket connections");
-    describe_gauge!("hub_spokes", "Connected spokes");
+    describe_gauge!("hub_spokes", "Spokes that are connected to this hub");
     describe_gauge!("hub_calls_in_flight", "Calls running now");
     describe_gauge!("hub_recorder_backlog", "Record changes that wait to be written");
     describe_gauge!("hub_last_event", "Position of the newest event");

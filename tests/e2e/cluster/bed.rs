@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use hub_spoke::{Client, Spoke, SpokeBuilder};
 use hub_testkit::servers::{Postgres, PostgresOptions, Redis};
 use hub_testkit::{HubProcess, eventually, free_port, http};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::proxy::{Balancer, Cable};
@@ -157,4 +157,19 @@ impl Bed {
     pub(super) fn balanced_spoke(&self, name: &str) -> SpokeBuilder {
         Spoke::builder(&self.balancer.url(), &self.key, name).spoke_type("compute").liveness(Duration::from_secs(1))
     }
+}
+
+/// Waits until a hub knows that an operation is provided.
+pub(super) async fn known(client: &Client, operation: &str) -> Result<()> {
+    eventually("the operation is known", || async {
+        match client.call_raw("hub.schema", json!({ "operationIds": [operation] })).await {
+            Ok(_) => {
+                let page: Value = client.call_raw("hub.list", json!({})).await?.parse()?;
+                let there = page["operations"].as_array().into_iter().flatten().any(|o| o["id"] == operation);
+                Ok(there.then_some(()))
+            }
+            Err(_) => Ok(None),
+        }
+    })
+    .await
 }

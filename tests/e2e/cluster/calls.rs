@@ -11,25 +11,10 @@ use hub_protocol::ops::hub::{DrainSpoke, ListSpokes};
 use hub_protocol::ops::keys::{CreateKey, RevokeKey};
 use hub_protocol::{CallError, ErrorCode, OnDisconnect};
 use hub_spoke::{Client, Context};
-use hub_testkit::{binary, command, eventually, run};
+use hub_testkit::{binary, command, eventually, http, run};
 use serde_json::{Value, json};
 
-use super::bed::Bed;
-
-/// Waits until a hub knows that an operation is provided.
-async fn known(client: &Client, operation: &str) -> Result<()> {
-    eventually("the operation is known", || async {
-        match client.call_raw("hub.schema", json!({ "operationIds": [operation] })).await {
-            Ok(_) => {
-                let page: Value = client.call_raw("hub.list", json!({})).await?.parse()?;
-                let there = page["operations"].as_array().into_iter().flatten().any(|o| o["id"] == operation);
-                Ok(there.then_some(()))
-            }
-            Err(_) => Ok(None),
-        }
-    })
-    .await
-}
+use super::bed::{Bed, known};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spoke_on_one_hub_serves_callers_of_all() -> Result<()> {
@@ -67,6 +52,12 @@ async fn a_spoke_on_one_hub_serves_callers_of_all() -> Result<()> {
     listing.args(["spokes", "--url", &format!("ws://127.0.0.1:{}", bed.hubs[2].port)]).env("HUB_KEY", &bed.key);
     let listed = run(&mut listing).await?;
     ensure!(listed.out.contains(&format!("http://127.0.0.1:{}", bed.hubs[0].port)), "not where it is: {listed:?}");
+    // Each hub counts its own spokes, so that their sum is the cluster's.
+    for n in 0..3 {
+        let metrics = http(([127, 0, 0, 1], bed.hubs[n].port).into(), "GET", "/metrics", "", &Value::Null).await?;
+        let spokes = format!("\nhub_spokes {}\n", u8::from(n == 0));
+        ensure!(metrics.body.contains(&spokes), "hub {n}: {}", metrics.body);
+    }
     // The third hub's reader of the log has seen all of it, in order.
     let (mut last, mut ended) = (0, 0);
     while ended < 9 {

@@ -47,13 +47,15 @@ pub(crate) async fn ready(State(app): State<App>) -> Response {
 
 /// `GET /metrics`: Prometheus text. Names no operation, principal or spoke.
 pub(crate) async fn metrics(State(app): State<App>) -> Response {
-    if let Ok(status) = app.hub.status().await {
-        #[expect(clippy::cast_precision_loss, reason = "gauges are floating point")]
-        let set = |name: &'static str, value: u64| metrics::gauge!(name).set(value as f64);
-        set("hub_connections", status.connections);
-        set("hub_spokes", status.spokes);
-        set("hub_calls_in_flight", status.calls_in_flight);
-        set("hub_recorder_backlog", status.recorder_backlog);
+    #[expect(clippy::cast_precision_loss, reason = "gauges are floating point")]
+    let set = |name: &'static str, value: u64| metrics::gauge!(name).set(value as f64);
+    let load = app.hub.load();
+    set("hub_connections", load.connections);
+    set("hub_spokes", load.spokes);
+    set("hub_calls_in_flight", load.calls);
+    set("hub_recorder_backlog", load.backlog);
+    // All others are known while the store is away, too.
+    if let Ok(Ok(status)) = tokio::time::timeout(STORE_ANSWERS, app.hub.status()).await {
         set("hub_last_event", status.last_event);
     }
     // The exporter's own timer runs only with its own listener.
