@@ -15,6 +15,8 @@ mod link;
 mod members;
 mod relay;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::collections::HashMap;
@@ -37,7 +39,7 @@ use members::Members;
 use wire::{Beat, Hint, Kind, Message};
 
 pub(crate) use ask::{FromSpoke, to_serve};
-pub(crate) use lease::recover;
+pub(crate) use lease::{fenced, recover};
 pub(crate) use relay::NOT_HERE;
 
 /// How often a hub says that it lives, and renews what needs renewing.
@@ -221,16 +223,17 @@ impl Cluster {
     fn own_beat(&self, hub: &Hub, gone: bool) -> Beat {
         let spokes = hub.directory().spokes();
         let busy = spokes.iter().filter(|s| s.is_local() && s.in_flight() > 0);
+        let load = hub.load();
         Beat {
             address: self.inner.options.address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: hub.started_at(),
             draining: hub.is_draining(),
             gone,
-            connections: hub.sessions().len() as u64,
-            spokes: spokes.iter().filter(|s| s.is_local()).count() as u64,
-            calls: hub.calls().len() as u64,
-            backlog: hub.recorder().backlog(),
+            connections: load.connections,
+            spokes: load.spokes,
+            calls: load.calls,
+            backlog: load.backlog,
             busy: busy.map(|s| (s.connection, s.in_flight())).take(MAX_BUSY).collect(),
         }
     }

@@ -150,7 +150,8 @@ impl Request {
     ///
     /// # Errors
     /// When the connection can't be used; what the hub refuses comes as the first item.
-    pub async fn subscribe(self) -> Result<Subscription<Json>, CallError> {
+    pub async fn subscribe(mut self) -> Result<Subscription<Json>, CallError> {
+        self.repeatable = true;
         Ok(Subscription::new(self.open(false).await?, Ok))
     }
 

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use hub_protocol::ops::calls::{CallStatus, ListCalls};
+use hub_protocol::ops::calls::{CallStatus, GetCall, ListCalls};
 use hub_protocol::ops::keys::CreateKey;
 use hub_protocol::{CallError, ErrorCode};
 use hub_spoke::{Client, RunningSpoke};
 use hub_testkit::{eventually, http, psql};
 use serde_json::{Value, json};
 
-use super::bed::Bed;
+use super::bed::{Bed, known};
 use super::proxy::Wire;
 
 /// A spoke with one query that says where it is.
@@ -88,6 +88,46 @@ async fn a_hub_without_the_store_is_not_ready_and_does_not_hang() -> Result<()> 
         bed.hubs[0].to_postgres.set(Wire::Whole);
         eventually("it serves again", || async { Ok(asks(&client, "at.here").await.is_ok().then_some(())) }).await?;
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_for_a_spoke_whose_hub_gets_its_store_back_waits_for_it() -> Result<()> {
+    let bed = Bed::start(2).await?;
+    let _there = where_is(&bed, 1, "there", "at.there").await?;
+    let client = bed.client(0).await?;
+    eventually("it is known", || async { Ok(asks(&client, "at.there").await.is_ok().then_some(())) }).await?;
+    bed.hubs.iter().for_each(|hub| hub.to_postgres.set(Wire::Down));
+    // It may use its spokes no more, whoever asks.
+    let error =
+        eventually("the other hub's lease has run out", || async { Ok(asks(&client, "at.there").await.err()) }).await?;
+    ensure!(error.is(ErrorCode::OperationUnavailable) && error.retryable, "{error:?}");
+    ensure!(error.message.contains("the hub of the spoke can't reach the store"), "{error:?}");
+    let waits = tokio::spawn(async move { asks(&client, "at.there").await });
+    bed.hubs.iter().for_each(|hub| hub.to_postgres.set(Wire::Whole));
+    let answer = waits.await?;
+    ensure!(answer.as_deref() == Ok("\"there\""), "{answer:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_record_of_a_call_says_that_the_hub_of_its_caller_was_lost() -> Result<()> {
+    let mut bed = Bed::start(2).await?;
+    let held = |_, _: Value| std::future::pending::<Result<(), CallError>>();
+    let _worker = bed.spoke(1, "worker").mutation("work.held", "Never ends.", held).build()?.start().await?;
+    let (caller, other) = (bed.client(0).await?, bed.client(1).await?);
+    known(&caller, "work.held").await?;
+    let hub_id = bed.status(0).await?["hubId"].take();
+    let _call = caller.request("work.held").input(json!({})).start_one().await?;
+    let filter = ListCalls { operation_id: Some("work.held".into()), ..ListCalls::default() };
+    let find = async |status| Ok(other.call(&filter).await?.calls.into_iter().find(|call| call.status == status));
+    eventually("the call runs", || find(CallStatus::Running)).await?;
+    bed.kill_hub(0).await?;
+    let record = eventually("the call is closed", || find(CallStatus::Failed)).await?;
+    let error = other.call(&GetCall { call_id: record.call_id }).await?.error.context("an error")?;
+    ensure!(error.message.contains("the caller's hub") && error.message.contains("was lost"), "{error:?}");
+    let details: Value = error.details.context("details")?.parse()?;
+    ensure!(details == json!({ "reason": "hub lost", "hubId": hub_id }), "{details}");
     Ok(())
 }
 

@@ -1,15 +1,20 @@
-//! All hubs are restarted in turn under load (must hold 3).
+//! All hubs are restarted in turn under load of keyed calls, others and streams (must hold 3).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use futures_util::{StreamExt as _, stream};
 use hub_protocol::CallError;
+use hub_spoke::Client;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::bed::Bed;
+
+/// Items of a stream.
+const TICKS: u64 = 100;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_fails_no_keyed_call() -> Result<()> {
@@ -21,6 +26,12 @@ async fn a_rolling_restart_fails_no_keyed_call() -> Result<()> {
             .mutation("work.do", "Does a piece of work.", |_, input: Value| async move {
                 tokio::time::sleep(Duration::from_millis(30)).await;
                 Ok::<_, CallError>(input)
+            })
+            .stream("work.watch", "Ticks for three seconds.", |_, _: Value| async {
+                Ok::<_, CallError>(stream::unfold(0, |n| async move {
+                    tokio::time::sleep(Duration::from_millis(30)).await;
+                    (n < TICKS).then_some((Ok::<_, CallError>(n), n + 1))
+                }))
             })
             .build()?
             .start()
@@ -60,6 +71,10 @@ async fn a_rolling_restart_fails_no_keyed_call() -> Result<()> {
             Ok(())
         });
     }
+    let (watched, cut) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    for _ in 0..6 {
+        callers.spawn(watch(bed.balanced().await?, Arc::clone(&stop), Arc::clone(&watched), Arc::clone(&cut)));
+    }
     for hub in 0..3 {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let asked = Instant::now();
@@ -80,6 +95,36 @@ async fn a_rolling_restart_fails_no_keyed_call() -> Result<()> {
         plain.load(Ordering::SeqCst),
         failed.load(Ordering::SeqCst)
     );
+    println!("{} streams were whole, {} were cut", watched.load(Ordering::SeqCst), cut.load(Ordering::SeqCst));
     ensure!(keyed.load(Ordering::SeqCst) > 50, "too few calls");
+    ensure!(watched.load(Ordering::SeqCst) > 0 && cut.load(Ordering::SeqCst) > 0, "no stream met a hub that went down");
+    Ok(())
+}
+
+/// Reads one stream after another. One that is cut may be subscribed to again, and one that ends is whole.
+async fn watch(client: Client, stop: Arc<AtomicBool>, whole: Arc<AtomicU64>, cut: Arc<AtomicU64>) -> Result<()> {
+    while !stop.load(Ordering::SeqCst) {
+        let mut ticks = client.request("work.watch").input(json!({})).subscribe().await?;
+        let mut next = 0;
+        loop {
+            match ticks.next().await {
+                Some(Ok(tick)) => {
+                    ensure!(tick.as_str() == next.to_string(), "{} came in the place of {next}", tick.as_str());
+                    next += 1;
+                }
+                Some(Err(error)) => {
+                    ensure!(error.retryable, "a stream failed for good: {error:?}");
+                    cut.fetch_add(1, Ordering::SeqCst);
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    break;
+                }
+                None => {
+                    ensure!(next == TICKS, "a stream ended at {next}");
+                    whole.fetch_add(1, Ordering::SeqCst);
+                    break;
+                }
+            }
+        }
+    }
     Ok(())
 }

@@ -12,10 +12,11 @@ use hub_protocol::{
 use hub_storage::Stamp;
 use tokio_util::sync::CancellationToken;
 
-use super::relay::{Relay, not_here};
+use super::relay::{self, Relay, not_here};
 use super::wire::Ask;
-use super::{Cluster, Relayed};
+use super::{Cluster, Relayed, fenced};
 use crate::abort::{self, Abort};
+use crate::directory::{Lease, SpokeConnection};
 use crate::hub::{Hub, WeakHub};
 use crate::router::{Caller, Leash};
 use crate::{CoreError, ops};
@@ -118,10 +119,10 @@ impl Cluster {
         incoming: Incoming,
     ) -> Result<Relay, CallError> {
         let spoke = hub.directory().spoke(spoke).filter(|s| s.connection == connection && s.is_local());
-        let spoke = spoke.filter(|_| !self.is_fenced()).ok_or_else(not_here)?;
+        let spoke = spoke.ok_or_else(not_here)?;
         let call = request.request_id.parse().map_err(|_| not_here())?;
         let lease = tokio::select! {
-            lease = hub.directory().lease(&spoke) => lease.map_err(|e| if e.is(ErrorCode::Overloaded) { e } else { not_here() })?,
+            lease = self.place_on(hub, &spoke) => lease?,
             () = incoming.abort.fired() => return Err(CallError::new(ErrorCode::Aborted, "the call was aborted")),
             () = incoming.gone.cancelled() => return Err(not_here()),
         };
@@ -141,9 +142,21 @@ impl Cluster {
             abort: incoming.abort,
             gone: incoming.gone,
             stop,
+            if_lost: relay::spoke_lost,
             on_disconnect: request.on_disconnect.unwrap_or(OnDisconnect::Abort),
             holds: Box::new((lease, shown)),
         })
+    }
+
+    /// A place for another hub's call, once this hub may use its spokes.
+    async fn place_on(&self, hub: &Hub, spoke: &Arc<SpokeConnection>) -> Result<Lease, CallError> {
+        let refused = |e: CallError| if e.is(ErrorCode::Overloaded) { e } else { not_here() };
+        let lease = hub.directory().lease(spoke).await.map_err(refused)?;
+        tokio::select! {
+            unfenced = self.unfenced() => if unfenced { Ok(lease) } else { Err(fenced()) },
+            // Another hub may have it by now.
+            () = spoke.peer.gone().cancelled() => Err(not_here()),
+        }
     }
 
     /// Closes a connection whose name another hub has; nothing is given to it from here on.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::link::Link;
-use super::relay::Relay;
+use super::relay::{self, NOT_HERE, Relay};
 use super::wire::Ask;
 use super::{Cluster, Relayed};
 use crate::abort::Abort;
@@ -75,6 +75,7 @@ impl Cluster {
             abort: incoming.abort,
             gone: incoming.gone,
             stop: CancellationToken::new(),
+            if_lost: relay::tree_lost,
             on_disconnect,
             holds: Box::new(()),
         };
@@ -102,12 +103,12 @@ impl Cluster {
         after: u64,
     ) -> Result<BoxStream<'static, Result<AttachItem, CallError>>, CallError> {
         let pending = self.start(home, &Ask::Attach { call_id, after }, false).await?;
-        let items = stream::unfold(Some(pending), |pending| async move {
+        let items = stream::unfold(Some(pending), move |pending| async move {
             let mut pending = pending?;
             match pending.next().await {
                 Ok(item) => Some((item.parse().map_err(|_| unreadable()), Some(pending))),
                 Err(End::Completed) => None,
-                Err(end) => Some((Err(Pending::error_of(end)), None)),
+                Err(end) => Some((Err(outward(home, end)), None)),
             }
         });
         Ok(items.boxed())
@@ -138,7 +139,7 @@ impl Cluster {
         patience: Duration,
     ) -> Result<T, CallError> {
         let asked = async {
-            let answer = self.start(home, ask, true).await?.next().await.map_err(Pending::error_of)?;
+            let answer = self.start(home, ask, true).await?.next().await.map_err(|end| outward(home, end))?;
             answer.parse().map_err(|_| unreadable())
         };
         tokio::time::timeout(patience, asked).await.unwrap_or_else(|_| Err(unreachable(home)))
@@ -147,6 +148,15 @@ impl Cluster {
     async fn start(&self, home: HubId, ask: &Ask, one: bool) -> Result<Pending, CallError> {
         let link: Arc<Link> = self.link(home).ok_or_else(|| unreachable(home))?;
         link.peer.start(&asking(Uuid::new_v4().to_string(), ask), one).await
+    }
+}
+
+/// What may leave the cluster of how a question to another hub has ended.
+fn outward(home: HubId, end: End) -> CallError {
+    match end {
+        End::Lost => unreachable(home),
+        End::Failed(error) if error.code == NOT_HERE => unreachable(home),
+        end => Pending::error_of(end),
     }
 }
 

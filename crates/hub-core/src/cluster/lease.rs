@@ -29,6 +29,12 @@ const SETTLED: u64 = 8;
 /// How often hubs look for others whose lease has run out.
 const RECOVER_EVERY: Duration = Duration::from_secs(2);
 
+/// The hub may have lost its spokes to others while it could not reach the store.
+pub(crate) fn fenced() -> CallError {
+    let text = "the hub of the spoke can't reach the store and may not use its spokes";
+    CallError::new(ErrorCode::OperationUnavailable, text).with_retryable(true)
+}
+
 /// When the lease was last asked for with success.
 #[derive(Default)]
 pub(super) struct Lease {
@@ -116,13 +122,19 @@ impl Cluster {
     }
 }
 
+/// The end of a call that was in the tree of a lost hub, whichever hub its spoke is connected to.
+fn lost_with(hub: HubId) -> CallError {
+    let text =
+        "the caller's hub restarted or was lost, and its calls were aborted; what a spoke had begun may have ended";
+    CallError::new(ErrorCode::SpokeDisconnected, text)
+        .with_details(&serde_json::json!({ "reason": "hub lost", "hubId": hub }))
+}
+
 /// Closes what lost hubs have left open. Several hubs may do so at once.
 pub(crate) async fn recover(store: &Store, dead: &[HubId]) {
     for hub in dead {
-        let error = CallError::new(ErrorCode::SpokeDisconnected, "hub restarted")
-            .with_details(&serde_json::json!({ "reason": "hub restarted" }));
-        let error = Json::from_serialize(&error).unwrap_or_default();
         let now = Stamp::now();
+        let error = Json::from_serialize(&lost_with(*hub)).unwrap_or_default();
         let calls = store.calls().close_interrupted(Some(*hub), now, error).await;
         let spokes = store.spokes().disconnect_all(Some(*hub), now).await;
         match (calls, spokes) {

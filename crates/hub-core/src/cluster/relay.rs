@@ -23,6 +23,16 @@ pub(super) fn not_here() -> CallError {
     error
 }
 
+/// The spoke was lost while it had the call.
+pub(super) fn spoke_lost() -> CallError {
+    CallError::new(ErrorCode::SpokeDisconnected, "the spoke's connection was lost during the call")
+}
+
+/// The hub that has the tree is lost, and the tree with it.
+pub(super) fn tree_lost() -> CallError {
+    CallError::new(ErrorCode::Aborted, "the call was aborted: the hub of its caller can't be reached")
+}
+
 /// A call that is passed on. Dropping it gives the call up.
 pub(super) struct Relay {
     pub(super) hub: Hub,
@@ -33,6 +43,8 @@ pub(super) struct Relay {
     pub(super) gone: CancellationToken,
     /// This hub goes down and can't pass it on any longer.
     pub(super) stop: CancellationToken,
+    /// What the asking side is told when the side that was asked is lost.
+    pub(super) if_lost: fn() -> CallError,
     pub(super) on_disconnect: OnDisconnect,
     /// Kept until the call has ended.
     pub(super) holds: Box<dyn Send + Sync>,
@@ -74,7 +86,8 @@ impl Relay {
             () = self.gone.cancelled() => return Some(Err(self.orphaned())),
             () = self.stop.cancelled() => {
                 pending.abort(Some("the hub is draining".to_owned()), None);
-                return Some(Err(CallError::new(ErrorCode::SpokeDisconnected, "the hub of the spoke is draining")));
+                let error = CallError::new(ErrorCode::SpokeDisconnected, "the hub of the spoke is draining");
+                return Some(Err(error.with_retryable(true)));
             }
             item = pending.next() => match item {
                 Ok(item) => return Some(Ok(item)),
@@ -83,6 +96,8 @@ impl Relay {
         };
         match end {
             End::Completed => None,
+            End::Lost => Some(Err((self.if_lost)())),
+            End::Failed(error) if error.code == NOT_HERE => Some(Err((self.if_lost)())),
             end => Some(Err(Pending::error_of(end))),
         }
     }

@@ -11,7 +11,7 @@ use semver::VersionReq;
 
 use super::Caller;
 use super::terms::Recording;
-use crate::cluster::to_serve;
+use crate::cluster::{fenced, to_serve};
 use crate::ctx::Ctx;
 use crate::directory::{Found, Lease, SpokeConnection};
 use crate::hub::Hub;
@@ -20,17 +20,19 @@ use crate::live::LiveCall;
 /// Times a call looks for providers when those that it knew took it no more.
 const LOOKS: usize = 4;
 
-/// The error of a call whose callee was lost.
-pub(super) fn disconnected(live: &LiveCall, retryable: bool) -> CallError {
-    CallError::new(ErrorCode::SpokeDisconnected, "the spoke's connection was lost during the call")
-        .with_retryable(retryable)
-        .with_details(&serde_json::json!({ "spoke": live.spoke().as_deref() }))
+/// The error of a call whose callee was lost: the spoke, or the way to the hub that it is connected to.
+pub(super) fn disconnected(hub: bool) -> CallError {
+    let text = match hub {
+        true => "the hub that the spoke is connected to can't be reached",
+        false => "the spoke's connection was lost during the call",
+    };
+    CallError::new(ErrorCode::SpokeDisconnected, text).with_retryable(hub)
 }
 
-/// The hub may have lost its spokes to others while it could not reach the store.
-fn fenced() -> CallError {
-    CallError::new(ErrorCode::OperationUnavailable, "this hub can't reach the store and may not use its spokes")
-        .with_retryable(true)
+/// A provider that a call was lost with, and what that call is told if there is no other.
+pub(super) struct Lost {
+    pub(super) spoke: Arc<SpokeConnection>,
+    pub(super) error: CallError,
 }
 
 /// Where a call's responses come from.
@@ -61,14 +63,15 @@ pub(super) struct ToSpoke {
 }
 
 impl ToSpoke {
-    /// Chooses a provider and gives it the call; `lost` has lost it before.
-    pub(super) fn start(self, lost: Option<Arc<SpokeConnection>>) -> Source {
+    /// Chooses a provider and gives it the call; `lost` has had it before.
+    pub(super) fn start(self, lost: Option<Lost>) -> Source {
         Source::Starting(self.hand_over(lost).boxed())
     }
 
-    async fn hand_over(mut self, lost: Option<Arc<SpokeConnection>>) -> Result<Source, CallError> {
+    async fn hand_over(mut self, lost: Option<Lost>) -> Result<Source, CallError> {
+        let (lost, told) = lost.map(|lost| (lost.spoke, lost.error)).unzip();
         // A spoke whose hub was lost, not itself, may be back under the same connection.
-        let mut not = lost.clone().filter(|s| s.is_local() || !s.peer.gone().is_cancelled());
+        let mut not = lost.filter(|s| s.is_local() || !s.peer.gone().is_cancelled());
         let mut looks = 0;
         self.wait_for_preferred().await;
         loop {
@@ -83,7 +86,7 @@ impl ToSpoke {
                     {
                         continue;
                     }
-                    return Err(if lost.is_some() { disconnected(&self.live, true) } else { error });
+                    return Err(told.unwrap_or(error));
                 }
                 Err(error) => return Err(error),
             };

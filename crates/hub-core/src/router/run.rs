@@ -13,13 +13,13 @@ use hub_protocol::{
 };
 use tokio::time::{Instant, Sleep};
 
-use super::dispatch::{Source, ToSpoke, disconnected, one, start_own};
+use super::dispatch::{self, Lost, Source, ToSpoke, one, start_own};
 use super::keyed::Outcome;
 use super::terms::{Recording, Target, Terms};
 use super::{Caller, Leash};
 use crate::abort::{self, Abort};
 use crate::cluster::NOT_HERE;
-use crate::directory::Found;
+use crate::directory::{Found, SpokeConnection};
 use crate::hub::Hub;
 use crate::live::LiveCall;
 use crate::recorder::Change;
@@ -292,7 +292,7 @@ impl Run {
             }
             Step::End(End::Failed(error)) if self.is_remote() && error.code == NOT_HERE => self.elsewhere().await,
             Step::End(End::Failed(error)) if self.is_remote() && error.is(ErrorCode::SpokeDisconnected) => {
-                self.lost(false).await
+                self.lost(error).await
             }
             Step::Started(Err(error)) | Step::End(End::Failed(error)) => Some(Err(self.fail(error).await)),
             Step::End(End::Completed) => self.completed().await,
@@ -300,7 +300,10 @@ impl Run {
                 // The callee gave up by itself.
                 Some(Err(self.fail(Pending::error_of(End::Aborted { reason, receipts })).await))
             }
-            Step::End(End::Lost) => self.lost(self.is_remote()).await,
+            Step::End(End::Lost) => {
+                let error = dispatch::disconnected(self.is_remote());
+                self.lost(error).await
+            }
             Step::Stopped => Some(Err(self.stopped().await)),
             Step::Skipped => Some(Err(self.skip(aborted(Some("answered early"))))),
             Step::CallerAborts => {
@@ -393,15 +396,22 @@ impl Run {
         error
     }
 
+    /// The spoke that has the call.
+    fn provider(&self) -> Option<Arc<SpokeConnection>> {
+        match &self.source {
+            Source::Spoke(_, lease) => Some(Arc::clone(&lease.provider.spoke)),
+            _ => None,
+        }
+    }
+
     /// Whether a spoke of another hub has the call.
     fn is_remote(&self) -> bool {
-        matches!(&self.source, Source::Spoke(_, lease) if !lease.provider.spoke.is_local())
+        self.provider().is_some_and(|spoke| !spoke.is_local())
     }
 
     /// The hub that was asked does not have the spoke: nothing has happened, so any call may look for it again.
     async fn elsewhere(&mut self) -> Option<Result<Json, CallError>> {
-        let (Target::Spoke(found), Source::Spoke(_, lease)) = (&self.target, &self.source) else { return None };
-        let spoke = Arc::clone(&lease.provider.spoke);
+        let (Target::Spoke(found), Some(spoke)) = (&self.target, self.provider()) else { return None };
         self.live.not_dispatched();
         self.moves += 1;
         if self.moves > MAX_MOVES {
@@ -416,23 +426,24 @@ impl Run {
         None
     }
 
-    /// The provider's connection went away: another one may take the call over if nothing can have happened twice.
-    /// `hub`: rather its hub, while the spoke may be well and come back at another; a keyed call then goes back to the
-    /// same spoke, which knows what it has begun.
-    async fn lost(&mut self, hub: bool) -> Option<Result<Json, CallError>> {
-        let Target::Spoke(found) = &self.target else { return None };
-        let safe = self.kind() == OperationType::Query || self.key.is_some();
-        let begun = self.items > 0;
-        let again = (found.pooled || hub) && safe && !begun && self.live.attempts() < MAX_ATTEMPTS;
-        if let (Source::Spoke(_, lease), true) = (&self.source, again) {
-            let lost = Arc::clone(&lease.provider.spoke);
+    /// The provider went away: another one may take the call over if nothing can have happened twice. Where `error` may
+    /// be tried again, it was rather its hub, while the spoke may be well and come back at another; a keyed call then goes
+    /// back to the same spoke, which knows what it has begun.
+    async fn lost(&mut self, error: CallError) -> Option<Result<Json, CallError>> {
+        let (Target::Spoke(found), Some(spoke)) = (&self.target, self.provider()) else { return None };
+        let hub = error.retryable;
+        let error = error.with_details(&serde_json::json!({ "spoke": &*spoke.name }));
+        let safe = (self.kind() == OperationType::Query || self.key.is_some()) && self.items == 0;
+        if safe && (found.pooled || hub) && self.live.attempts() < MAX_ATTEMPTS {
             if self.key.is_some() {
-                self.prefer = Some(Arc::clone(&lost.name));
+                self.prefer = Some(Arc::clone(&spoke.name));
             }
-            self.source = self.to_spoke(found).start(Some(lost));
+            self.source = self.to_spoke(found).start(Some(Lost { spoke, error: error.with_retryable(true) }));
             return None;
         }
-        let error = disconnected(&self.live, safe && !begun);
+        // Whoever reads it may subscribe anew: the spoke is at another hub by then.
+        let stream = self.kind() == OperationType::Subscription && (hub || self.hub.is_draining());
+        let error = error.with_retryable(safe || stream);
         self.finish(Err(error.clone()), AbortOutcome::Stopped).await;
         Some(Err(error))
     }
@@ -452,8 +463,8 @@ impl Run {
 
     /// Somebody else aborts this call: an ancestor's end, or `calls.abort`.
     async fn stopped(&mut self) -> CallError {
-        // A query that a hub ends because it goes down can be asked of another one.
-        let again = self.hub.is_draining() && self.kind() == OperationType::Query && self.live.parent.is_none();
+        // A read that a hub ends because it goes down can be asked of another one.
+        let again = self.hub.is_draining() && self.kind() != OperationType::Mutation && self.live.parent.is_none();
         let error = aborted(self.live.stop.reason().as_deref()).with_retryable(again);
         self.wind_up(self.live.stop.mode(), &error).await;
         error

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use hub_operations::{AbortSignal, Answer, now_ms};
 use hub_protocol::ops::calls::{AbortOutcome, CallStatus, GetCallStats};
@@ -146,18 +147,20 @@ async fn calls_in_flight_at_a_loss_fail_unless_they_have_a_key_and_only_repeatab
     let (hub, _aborts) = silent_hub().await;
     let client = Client::connect(&hub.url(), KEY).await.unwrap();
     let stats = GetCallStats::default();
+    let mut stream = client.request("demo.stream").subscribe().await.unwrap();
     let calls = async {
         let keyed = client.request("demo.hang").idempotency_key("k").deadline(Duration::from_secs(3)).call();
         tokio::join!(client.call_raw("demo.hang", json!(1)), keyed, client.call(&stats))
     };
     let lose = async {
-        hub.until(|hub| hub.seen("demo.hang").len() == 2 && hub.seen("calls.stats").len() == 1).await;
+        let seen = [("demo.stream", 1), ("demo.hang", 2), ("calls.stats", 1)];
+        hub.until(|hub| seen.iter().all(|(id, count)| hub.seen(id).len() == *count)).await;
         hub.connection(0).await.kill();
     };
     let ((raw, keyed, query), ()) = soon(async { tokio::join!(calls, lose) }).await;
-    let errors = [raw.unwrap_err(), query.unwrap_err()];
+    let errors = [raw.unwrap_err(), query.unwrap_err(), soon(stream.next()).await.unwrap().unwrap_err()];
     assert!(errors.iter().all(|e| e.is(ErrorCode::SpokeDisconnected)), "{errors:?}");
-    assert_eq!(errors.map(|e| e.retryable), [false, true]);
+    assert_eq!(errors.map(|e| e.retryable), [false, true, true]);
     // The one with a key was made again on the next connection, where it waited for its deadline.
     assert!(keyed.unwrap_err().is(ErrorCode::Timeout));
     assert_eq!(hub.seen("demo.hang").len(), 3);
