@@ -27,12 +27,13 @@ use bytes::Bytes;
 use hub_protocol::ops::hub::HubItem;
 use hub_protocol::{CallId, ConnectionId, HubId};
 use hub_pubsub::{Bus, BusDelivery, Connectivity, Inbox};
-use hub_storage::Store;
+use hub_storage::{Outage, Store};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::error::put_off;
 use crate::hub::Hub;
 use link::Link;
 use members::Members;
@@ -78,6 +79,8 @@ struct Inner {
     store: Store,
     /// The directory may be out of date.
     stale: Notify,
+    /// Of the bus.
+    outage: Outage,
 }
 
 /// A call of another hub that a spoke of this one serves.
@@ -105,6 +108,7 @@ impl Cluster {
             lease: lease::Lease::default(),
             store: hub.store().apart().await?,
             stale: Notify::new(),
+            outage: Outage::of("redis"),
         };
         let cluster = Self { inner: Arc::new(inner) };
         cluster.renew(hub).await?;
@@ -209,6 +213,7 @@ impl Cluster {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
+            self.look_at_bus(&hub);
             self.broadcast(Kind::Beat, &self.own_beat(&hub, false)).await;
             let lost = self.members().silent(SILENCE);
             for id in lost {
@@ -217,6 +222,16 @@ impl Cluster {
             }
             self.drop_closed(&hub);
             self.open_missing(&hub).await;
+        }
+    }
+
+    /// Tells the log of an outage of the bus, or of what wakes readers of the event log.
+    fn look_at_bus(&self, hub: &Hub) {
+        let ways = [self.inner.options.bus.connectivity(), hub.log().connectivity()];
+        match ways.iter().find(|way| **way != Connectivity::Connected) {
+            None => self.inner.outage.worked(),
+            Some(Connectivity::Away(reason)) => self.inner.outage.failed(reason),
+            Some(_) => {}
         }
     }
 
@@ -346,7 +361,7 @@ impl Cluster {
                 hub.clone().tasks().spawn("cluster key", async move {
                     if let Err(error) = hub.doorman().look_at(hub.store(), &public_id).await {
                         // The look at all keys makes up for it.
-                        tracing::warn!(error = %crate::error::chain(&error), "a changed key was not looked at");
+                        put_off(&error, "a changed key was not looked at");
                     }
                 });
             }

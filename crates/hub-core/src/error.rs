@@ -62,12 +62,13 @@ impl From<CoreError> for CallError {
             CoreError::Store(StoreError::NewerInstance { .. }) => {
                 Self::new(ErrorCode::Conflict, "a newer instance holds the spoke name")
             }
-            CoreError::Store(source) if matches!(source, StoreError::Busy) => {
-                tracing::warn!(error = %chain(&source), "the store is busy");
+            CoreError::Store(StoreError::Busy) => {
                 Self::new(ErrorCode::Overloaded, "the hub's store is busy").with_retryable(true)
             }
             CoreError::Store(source) => {
-                tracing::error!(error = %chain(&source), "the store failed");
+                if !source.is_outage() {
+                    tracing::error!(error = %chain(&source), "the store failed");
+                }
                 if source.is_retryable() {
                     Self::new(ErrorCode::Overloaded, "the hub can't reach its store").with_retryable(true)
                 } else {
@@ -75,17 +76,15 @@ impl From<CoreError> for CallError {
                 }
             }
             CoreError::Target(source) => {
-                tracing::error!(error = %chain(&source), "the event target failed");
+                put_off(&source.into(), "the event target failed");
                 Self::new(ErrorCode::ExecutionError, "the hub could not reach its event bus").with_retryable(true)
             }
             CoreError::Registry(source) => {
                 tracing::error!(error = %chain(&source), "the registry failed");
                 Self::new(ErrorCode::ExecutionError, "the hub is misconfigured")
             }
-            CoreError::Keyring(source) => {
-                tracing::error!(error = %chain(&source), "secrets can't be used");
-                Self::new(ErrorCode::ExecutionError, crate::vault::for_callers(&source))
-            }
+            // The vault tells of it when it begins.
+            CoreError::Keyring(source) => Self::new(ErrorCode::ExecutionError, crate::vault::for_callers(&source)),
             CoreError::Random => {
                 Self::new(ErrorCode::ExecutionError, "the hub has no random bytes").with_retryable(true)
             }
@@ -96,6 +95,25 @@ impl From<CoreError> for CallError {
             CoreError::NotASpoke(message) => Self::new(ErrorCode::Conflict, message),
             CoreError::Draining => Self::new(ErrorCode::Overloaded, "the hub is draining"),
         }
+    }
+}
+
+impl CoreError {
+    /// Whether a server of the hub is to blame, whose outages are told of in one place each.
+    fn is_outage(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_outage(),
+            Self::Target(error) => matches!(error, TargetError::Unavailable(_)),
+            _ => false,
+        }
+    }
+}
+
+/// Tells the log what could not be done now and will be tried again.
+pub(crate) fn put_off(error: &CoreError, what: &str) {
+    match error.is_outage() {
+        true => tracing::debug!(error = %chain(error), "{what}"),
+        false => tracing::warn!(error = %chain(error), "{what}"),
     }
 }
 

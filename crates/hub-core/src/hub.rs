@@ -15,7 +15,7 @@ use crate::clients::{Connector, Desk};
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::ctx::Ctx;
 use crate::directory::Directory;
-use crate::error::chain;
+use crate::error::put_off;
 use crate::key::Doorman;
 use crate::live::LiveCall;
 use crate::log::EventLog;
@@ -569,13 +569,13 @@ async fn sweep(hub: Hub) {
             Ok(true) => {}
             Ok(false) => continue,
             Err(error) => {
-                tracing::warn!(error = %chain(&error), "retention failed");
+                put_off(&error.into(), "retention failed");
                 continue;
             }
         }
         match hub.store().sweep(&hub.settings().retention, Stamp::now()).await {
             Ok(swept) => tracing::debug!(calls = swept.calls, events = swept.events, "retention"),
-            Err(error) => tracing::warn!(error = %chain(&error), "retention failed"),
+            Err(error) => put_off(&error.into(), "retention failed"),
         }
     }
 }
@@ -585,7 +585,7 @@ async fn watch_keys(hub: Hub) {
     loop {
         tokio::time::sleep(KEYS_EVERY).await;
         if let Err(error) = hub.doorman().look_at_all(hub.store()).await {
-            tracing::warn!(error = %chain(&error), "ended keys were not looked for");
+            put_off(&error, "ended keys were not looked for");
         }
     }
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use hub_protocol::CallId;
-use hub_pubsub::{EventTarget, Message, Subscription};
+use hub_pubsub::{Connectivity, EventTarget, Message, Subscription};
 use hub_storage::{EventRow, NewEvent, Store};
 
 use crate::CoreError;
+use crate::error::put_off;
 
 /// Topic of the hints that the log has grown.
 const GROWN: &str = "log";
@@ -58,8 +59,13 @@ impl EventLog {
         let Some(last) = last else { return };
         let message = Message { topic: GROWN.into(), payload: Bytes::from(last.to_string()) };
         if let Err(error) = self.target.publish(message).await {
-            tracing::warn!(%error, "readers of the event log were not woken");
+            put_off(&error.into(), "readers of the event log were not woken");
         }
+    }
+
+    /// Whether readers at other hubs can be woken.
+    pub(crate) fn connectivity(&self) -> Connectivity {
+        *self.target.watch().borrow()
     }
 
     /// Position of the newest event.

@@ -172,11 +172,11 @@ impl Writer {
 
     /// Writes until it is written: a record is never dropped while the store can come back.
     async fn commit(&self, batch: CallBatch) {
-        let mut failures = 0_u32;
+        let (mut failures, mut told) = (0_u32, false);
         loop {
             match self.store.calls().record(batch.clone()).await {
                 Ok(rows) => {
-                    if failures > 0 {
+                    if told {
                         tracing::info!(failures, "call records are written again");
                     }
                     metrics::counter!("hub_recorder_events_total").increment(rows.len() as u64);
@@ -187,8 +187,9 @@ impl Writer {
                     return;
                 }
                 Err(error) => {
-                    // Once per outage and now and then: it may last.
-                    if failures.is_multiple_of(LOG_EVERY) {
+                    // Once and now and then: it may last. Of an outage the store tells by itself.
+                    if failures.is_multiple_of(LOG_EVERY) && !error.is_outage() {
+                        told = true;
                         tracing::error!(error = %crate::error::chain(&error), "call records wait: the store failed");
                     }
                     failures = failures.wrapping_add(1);

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::clients::{brings_operations, importer};
 use crate::directory::{Offer, SpokeConnection, SpokeFacts, order_of};
-use crate::error::chain;
+use crate::error::{chain, put_off};
 use crate::hub::Hub;
 use crate::session::Session;
 use crate::{CoreError, ops, redact};
@@ -155,7 +155,7 @@ impl Hub {
         let event = event(name, "disconnected", json!({ "connectionId": connection }));
         match self.store().spokes().disconnect(id, connection, Stamp::now(), event).await {
             Ok(row) => self.log().announce(row.map(|r| r.seq)).await,
-            Err(error) => tracing::error!(spoke.name = name, error = %chain(&error), "a spoke's end was not stored"),
+            Err(error) => put_off(&error.into(), &format!("the end of the spoke {name:?} was not stored")),
         }
     }
 

@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use diesel::ConnectionError;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use hub_protocol::{HubId, Json};
 
@@ -111,6 +112,20 @@ impl StoreError {
         }
     }
 
+    /// Whether its server is to blame. The store tells the log of it by itself, once and then now and then.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Busy | Self::Unavailable(_) | Self::ReadOnly)
+    }
+
+    /// Whether the server may just be starting: it refused the connection, did not answer, or said so. What is wrong with
+    /// a password, a name or a certificate does not pass.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        let Self::Unavailable(source) = self else { return false };
+        !matches!(source.downcast_ref(), Some(ConnectionError::InvalidConnectionUrl(_)))
+    }
+
     /// Whether the database undid the transaction because another one got in its way.
     pub(crate) fn is_undone_race(&self) -> bool {
         match self {
@@ -145,6 +160,17 @@ impl StoreError {
                 },
             }
         }
+    }
+
+    /// With its causes, for the log.
+    pub(crate) fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        text
     }
 
     /// Never reached the database in time.

@@ -44,6 +44,7 @@
 //! ```
 
 mod error;
+mod outage;
 mod postgres;
 mod schema;
 mod sqlite;
@@ -158,6 +159,7 @@ pub use events::{EventRow, Events, NewEvent};
 pub use hubs::{HeldSpoke, HubRow, Hubs, Leases, Renewed};
 pub use idempotency::{Begun, Idempotency, IdempotencyRow};
 pub use keys::{KeyRow, Keys};
+pub use outage::Outage;
 pub use postgres::PostgresOptions;
 pub use retention::{Retention, Swept};
 pub use secrets::{Agreement, SecretRow, Secrets};

@@ -18,7 +18,7 @@ use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfi
 use diesel_async::{AnsiTransactionManager, AsyncPgConnection, TransactionManager};
 use futures_util::FutureExt;
 
-use crate::{EventRow, NewEvent, StoreError};
+use crate::{EventRow, NewEvent, Outage, StoreError};
 use append::Appender;
 use connect::Health;
 pub(crate) use connect::Target;
@@ -92,6 +92,7 @@ struct Inner {
     health: Arc<Health>,
     target: Arc<Target>,
     options: PostgresOptions,
+    outage: Arc<Outage>,
 }
 
 impl Postgres {
@@ -99,15 +100,18 @@ impl Postgres {
     pub(crate) async fn open(url: &str, options: PostgresOptions) -> Result<Self, StoreError> {
         let target = Arc::new(Target::parse(url, &options)?);
         migrate(Arc::clone(&target)).await?;
-        Self::connect(target, options).await
+        let outage = Arc::new(Outage::of(target.address()));
+        Self::connect(target, options, outage).await
     }
 
     /// The same database by one other connection.
     pub(crate) async fn apart(&self) -> Result<Self, StoreError> {
-        Self::connect(Arc::clone(&self.inner.target), PostgresOptions { pool: 1, ..self.inner.options.clone() }).await
+        let Inner { target, outage, options, .. } = &*self.inner;
+        let options = PostgresOptions { pool: 1, ..options.clone() };
+        Self::connect(Arc::clone(target), options, Arc::clone(outage)).await
     }
 
-    async fn connect(target: Arc<Target>, options: PostgresOptions) -> Result<Self, StoreError> {
+    async fn connect(target: Arc<Target>, options: PostgresOptions, outage: Arc<Outage>) -> Result<Self, StoreError> {
         let health = Arc::new(Health::default());
         let mut config = ManagerConfig::default();
         // No query at each check-out, which would halve the pool's speed, but a look whether it is open.
@@ -131,7 +135,7 @@ impl Postgres {
             .build(manager)
             .await
             .map_err(|error| StoreError::Unavailable(error.into()))?;
-        let inner = Arc::new(Inner { pool: Mutex::new(Some(pool)), health, target, options });
+        let inner = Arc::new(Inner { pool: Mutex::new(Some(pool)), health, target, options, outage });
         Ok(Self { appender: Appender::start(Arc::clone(&inner)), inner })
     }
 
@@ -170,7 +174,8 @@ impl Postgres {
 impl Inner {
     async fn lend(&self) -> Result<Lent, StoreError> {
         let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StoreError::Closed)?;
-        Ok(Lent { conn: self.health.get(&pool).await? })
+        let conn = self.health.get(&pool).await.inspect_err(|error| self.outage.failed(&error.chain()))?;
+        Ok(Lent { conn, outage: Arc::clone(&self.outage) })
     }
 
     async fn begin(&self) -> Result<Tx, StoreError> {
@@ -182,7 +187,11 @@ impl Inner {
     async fn bounded<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         match tokio::time::timeout(self.options.statement_timeout.saturating_mul(3), work).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(StoreError::timed_out()),
+            Err(_) => {
+                let late = StoreError::timed_out();
+                self.outage.failed(&late.chain());
+                Err(late)
+            }
         }
     }
 }
@@ -190,6 +199,7 @@ impl Inner {
 /// A connection out of the pool.
 pub(crate) struct Lent {
     conn: PooledConnection<'static, AsyncPgConnection>,
+    outage: Arc<Outage>,
 }
 
 impl Lent {
@@ -199,6 +209,10 @@ impl Lent {
 
     /// Returns the connection, or ends it when the outcome says that it, or its server, is of no more use.
     pub(crate) fn give_back<T>(mut self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+        match &outcome {
+            Err(error) if error.is_outage() => self.outage.failed(&error.chain()),
+            _ => self.outage.worked(),
+        }
         if let Err(StoreError::Unavailable(_) | StoreError::ReadOnly) = outcome {
             // What is in a broken transaction is not taken back by the pool.
             AnsiTransactionManager::transaction_manager_status_mut(&mut *self.conn).set_in_error();

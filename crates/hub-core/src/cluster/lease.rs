@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{BEAT, Cluster};
-use crate::error::chain;
+use crate::error::put_off;
 use crate::hub::Hub;
 
 /// How long a lease is good for, by the store's clock.
@@ -88,18 +88,26 @@ impl Cluster {
     pub(super) async fn keep_lease(self, hub: Hub) {
         let mut tick = tokio::time::interval(BEAT);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut told = false;
         loop {
             tick.tick().await;
             let was_fenced = self.is_fenced();
             // A renewal that takes longer than the lease is trusted is as good as none.
             match tokio::time::timeout(TRUST, self.renew(&hub)).await {
-                Ok(Ok(())) if was_fenced => tracing::info!("the hub's lease is good again"),
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(error = %chain(&error), "the hub's lease was not renewed"),
-                Err(_) => tracing::warn!("the hub's lease was not renewed in time"),
+                Ok(Err(error)) => put_off(&error, "the hub's lease was not renewed"),
+                Err(_) => tracing::debug!("the hub's lease was not renewed in time"),
+            }
+            let is_fenced = self.is_fenced();
+            match (std::mem::replace(&mut told, is_fenced), is_fenced) {
+                (false, true) => {
+                    tracing::warn!("the hub's lease has run out: its spokes get no calls until it is renewed")
+                }
+                (true, false) => tracing::info!("the hub's lease is good again"),
+                _ => {}
             }
             let fresh = &self.inner.lease.fresh;
-            if was_fenced || self.is_fenced() {
+            if was_fenced || is_fenced {
                 fresh.store(0, Ordering::Relaxed);
             } else {
                 fresh.fetch_add(1, Ordering::Relaxed);
@@ -116,7 +124,7 @@ impl Cluster {
             }
             match hub.store().hubs().dead().await {
                 Ok(dead) => recover(hub.store(), &dead).await,
-                Err(error) => tracing::warn!(error = %chain(&error), "lost hubs were not looked for"),
+                Err(error) => put_off(&error.into(), "lost hubs were not looked for"),
             }
         }
     }
@@ -141,11 +149,11 @@ pub(crate) async fn recover(store: &Store, dead: &[HubId]) {
             (Ok(calls), Ok(spokes)) => {
                 tracing::warn!(hub.peer = %hub, calls, spokes, "closed what a lost hub left open");
                 if let Err(error) = store.hubs().leave(*hub).await {
-                    tracing::warn!(error = %chain(&error), "a lost hub's lease was not removed");
+                    put_off(&error.into(), "a lost hub's lease was not removed");
                 }
             }
             (Err(error), _) | (_, Err(error)) => {
-                tracing::warn!(hub.peer = %hub, error = %chain(&error), "what a lost hub left open was not closed");
+                put_off(&error.into(), "what a lost hub left open was not closed");
             }
         }
     }

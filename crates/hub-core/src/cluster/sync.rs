@@ -11,7 +11,7 @@ use hub_storage::{HeldSpoke, RegistrationRow, SpokeRow};
 
 use super::Cluster;
 use crate::directory::{Offer, SpokeConnection, SpokeFacts};
-use crate::error::chain;
+use crate::error::put_off;
 use crate::hub::Hub;
 
 /// How often everything is looked at without a reason: hints may be lost.
@@ -30,7 +30,7 @@ impl Cluster {
             let wait = match self.refresh_all(&hub).await {
                 Ok(()) => LOOK_EVERY,
                 Err(error) => {
-                    tracing::warn!(error = %chain(&error), "the spokes of other hubs were not looked at");
+                    put_off(&error, "the spokes of other hubs were not looked at");
                     RETRY
                 }
             };
@@ -73,14 +73,14 @@ impl Cluster {
                 return;
             }
             Err(error) => {
-                tracing::warn!(error = %chain(&error), "a spoke of another hub was not looked at");
+                put_off(&error.into(), "a spoke of another hub was not looked at");
                 return self.inner.stale.notify_one();
             }
         };
         match hub.store().spokes().registrations_of(row.id).await {
             Ok(offers) => self.apply(hub, &row, offers),
             Err(error) => {
-                tracing::warn!(error = %chain(&error), "the operations of a spoke were not looked at");
+                put_off(&error.into(), "the operations of a spoke were not looked at");
                 self.inner.stale.notify_one();
             }
         }

@@ -215,7 +215,7 @@ impl Shared {
         let mut connection = Connection { redis: redis.map_err(|error| self.failed(&error))?, generation };
         let all = self.wanted.all();
         self.tell(&mut connection, &all).await?;
-        tracing::info!(link = self.name, "connected to redis");
+        tracing::debug!(link = self.name, "connected to redis");
         // In one step for the messages that come meanwhile: they wait for the lock.
         let mut gate = self.gate();
         *gate = Gate { generation, is_open: true };
@@ -301,7 +301,7 @@ impl Shared {
             is_news
         };
         if self.state.send_if_modified(changed) {
-            tracing::warn!(link = self.name, reason, "redis is away");
+            tracing::debug!(link = self.name, reason, "redis is away");
         }
     }
 

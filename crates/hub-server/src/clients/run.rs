@@ -39,7 +39,8 @@ pub(crate) async fn run(hub: Hub, programs: bool) {
     while !hub.is_draining() {
         match hub.store().clients().list().await {
             Ok(rows) => look(&hub, rows, &mut kept, programs).await,
-            // What runs goes on; the store says more by itself.
+            // What runs goes on; the store tells of an outage by itself.
+            Err(error) if error.is_outage() => {}
             Err(error) => tracing::warn!(%error, "clients can't be read"),
         }
         if hub.keyring_trouble().is_some() {
@@ -80,12 +81,15 @@ async fn is_ours(hub: &Hub, row: &ClientRow) -> bool {
 
 async fn keep(hub: Hub, row: ClientRow, programs: bool, stop: CancellationToken) {
     let connected = async {
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut told) = (FIRST_PAUSE, None);
         loop {
             let began = tokio::time::Instant::now();
             let Err(reason) = connect(&hub, &row, programs).await;
-            tracing::warn!(client = %row.name, reason, "a client is not connected");
-            note(&hub, &row, "degraded", Some(reason), 0).await;
+            if told.as_ref() != Some(&reason) {
+                tracing::warn!(client = %row.name, reason, "a client is not connected");
+            }
+            note(&hub, &row, "degraded", Some(reason.clone()), 0).await;
+            told = Some(reason);
             if began.elapsed() > LONGEST_PAUSE {
                 pause = FIRST_PAUSE;
             }
@@ -140,6 +144,6 @@ async fn note(hub: &Hub, row: &ClientRow, state: &str, reason: Option<String>, o
     }
     let state = ClientState { state: state.to_owned(), reason, operations };
     if let Err(error) = hub.note_client_state(row, state).await {
-        tracing::warn!(client = %row.name, %error, "the state of a client was not noted");
+        tracing::debug!(client = %row.name, %error, "the state of a client was not noted");
     }
 }

@@ -14,6 +14,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::PostgresOptions;
@@ -110,14 +111,25 @@ impl Target {
     }
 }
 
+/// What the server says of itself while it starts, stops or has no connection left.
+const PASSING: [SqlState; 4] =
+    [SqlState::CANNOT_CONNECT_NOW, SqlState::TOO_MANY_CONNECTIONS, SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN];
+
+/// As [`StoreError::may_pass`] tells them apart.
 fn why(error: tokio_postgres::Error) -> ConnectionError {
+    let io = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    let passes = match error.code() {
+        Some(code) => PASSING.contains(code),
+        // What is wrong with a certificate is invalid data.
+        None => error.is_closed() || io.is_some_and(|io| io.kind() != std::io::ErrorKind::InvalidData),
+    };
     let mut text = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {
         text = format!("{text}: {cause}");
         source = cause.source();
     }
-    ConnectionError::BadConnection(text)
+    if passes { ConnectionError::BadConnection(text) } else { ConnectionError::InvalidConnectionUrl(text) }
 }
 
 /// Percent-decodes a value of the query; what is no escape stays.
@@ -220,7 +232,7 @@ impl Health {
         self.connecting.fetch_sub(1, Ordering::Relaxed);
         self.down.store(outcome.is_err(), Ordering::Relaxed);
         if let Err(error) = &outcome {
-            tracing::warn!(%error, "store.connect_failed");
+            tracing::debug!(%error, "store.connect_failed");
             *self.why.lock().unwrap_or_else(PoisonError::into_inner) = error.to_string();
         }
         outcome

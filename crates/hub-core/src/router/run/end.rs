@@ -7,6 +7,7 @@ use hub_protocol::ops::calls::{AbortOutcome, CallEventKind};
 use hub_protocol::{CallError, ErrorCode, Json, OperationType};
 
 use super::{Run, Source};
+use crate::error::put_off;
 use crate::live::LiveCall;
 use crate::recorder::Change;
 use crate::redact::Kept;
@@ -44,7 +45,7 @@ impl Run {
         if let (Some((key, None)), None) = (&stored, self.live.spoke()) {
             let (principal, operation) = (&self.live.caller.id, self.live.definition.id());
             if let Err(error) = self.hub.store().idempotency().release(principal, operation, key, self.live.id).await {
-                tracing::warn!(%error, "an idempotency key was not released");
+                put_off(&error.into(), "an idempotency key was not released");
             }
         }
         if !self.recording.is_on() {
