@@ -5,6 +5,7 @@ mod calls;
 mod chaos;
 mod cuts;
 mod nodes;
+mod outages;
 mod proxy;
 mod rolling;
 mod tasks;

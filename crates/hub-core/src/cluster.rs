@@ -20,6 +20,7 @@ mod tests;
 mod wire;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -61,6 +62,17 @@ pub struct ClusterOptions {
     pub address: String,
 }
 
+/// How the bus to the other hubs is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BusState {
+    /// It works.
+    Up,
+    /// It has worked, and is tried again.
+    Away,
+    /// It has not worked since this hub has started.
+    NotReached,
+}
+
 /// This hub's part in the cluster. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Cluster {
@@ -81,6 +93,8 @@ struct Inner {
     stale: Notify,
     /// Of the bus.
     outage: Outage,
+    /// Whether the bus has ever worked.
+    reached: AtomicBool,
 }
 
 /// A call of another hub that a spoke of this one serves.
@@ -109,6 +123,7 @@ impl Cluster {
             store: hub.store().apart().await?,
             stale: Notify::new(),
             outage: Outage::of("redis"),
+            reached: AtomicBool::new(false),
         };
         let cluster = Self { inner: Arc::new(inner) };
         cluster.renew(hub).await?;
@@ -139,9 +154,14 @@ impl Cluster {
         self.inner.relays.pin().values().filter_map(|r| r.stop.as_ref()).for_each(CancellationToken::cancel);
     }
 
-    /// Whether the bus works.
-    pub(crate) fn bus_is_up(&self) -> bool {
-        self.inner.options.bus.connectivity() == Connectivity::Connected
+    /// How the bus is.
+    pub(crate) fn bus(&self) -> BusState {
+        let reached = &self.inner.reached;
+        match self.inner.options.bus.connectivity() {
+            Connectivity::Connected => BusState::Up,
+            _ if reached.load(Ordering::Relaxed) => BusState::Away,
+            _ => BusState::NotReached,
+        }
     }
 
     /// The hubs that live, this one first.
@@ -229,7 +249,10 @@ impl Cluster {
     fn look_at_bus(&self, hub: &Hub) {
         let ways = [self.inner.options.bus.connectivity(), hub.log().connectivity()];
         match ways.iter().find(|way| **way != Connectivity::Connected) {
-            None => self.inner.outage.worked(),
+            None => {
+                self.inner.outage.worked();
+                self.inner.reached.store(true, Ordering::Relaxed);
+            }
             Some(Connectivity::Away(reason)) => self.inner.outage.failed(reason),
             Some(_) => {}
         }

@@ -12,7 +12,7 @@ use rand::Rng;
 use tokio::time::Instant;
 
 use crate::clients::{Connector, Desk};
-use crate::cluster::{Cluster, ClusterOptions};
+use crate::cluster::{BusState, Cluster, ClusterOptions};
 use crate::ctx::Ctx;
 use crate::directory::Directory;
 use crate::error::put_off;
@@ -348,10 +348,10 @@ impl Hub {
         self.cluster().map(|cluster| cluster.hubs(self)).unwrap_or_default()
     }
 
-    /// Whether the bus to the other hubs works; `None` where there is no cluster.
+    /// How the bus to the other hubs is; `None` where there is no cluster.
     #[must_use]
-    pub fn bus_is_up(&self) -> Option<bool> {
-        self.cluster().map(Cluster::bus_is_up)
+    pub fn bus(&self) -> Option<BusState> {
+        self.cluster().map(Cluster::bus)
     }
 
     /// Whether the store answers.

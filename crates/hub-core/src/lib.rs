@@ -53,7 +53,7 @@ mod topics;
 mod vault;
 
 pub use clients::{Connector, Tested, brings_operations, import_spoke, importer, scopes_of};
-pub use cluster::ClusterOptions;
+pub use cluster::{BusState, ClusterOptions};
 pub use ctx::Ctx;
 pub use error::CoreError;
 pub use hub::{FirstKey, Hub, HubBuilder, Load, Settings};

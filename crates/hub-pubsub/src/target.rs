@@ -82,6 +82,24 @@ pub enum TargetError {
     FrameTooLarge,
 }
 
+/// Reasons of [`TargetError::Unavailable`] that waiting does not mend.
+pub(crate) mod lasting {
+    pub(crate) const LOGIN: &str = "wrong username or password";
+    pub(crate) const RIGHTS: &str = "the user may not do this";
+    pub(crate) const STRANGER: &str = "not a redis server";
+    pub(crate) const OLD: &str = "the server is older than Redis 6";
+    pub(crate) const ALONE: &str = "the server is not a node of a cluster";
+}
+
+impl TargetError {
+    /// Whether the server may just be starting. What is wrong with a password or a version does not pass.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        use lasting::{ALONE, LOGIN, OLD, RIGHTS, STRANGER};
+        matches!(self, Self::Unavailable(reason) if ![LOGIN, RIGHTS, STRANGER, OLD, ALONE].contains(reason))
+    }
+}
+
 /// Where messages are published and subscribed. Clones are handles of the same target.
 ///
 /// An enum rather than a trait object: there are few targets, and calls stay plain async functions.

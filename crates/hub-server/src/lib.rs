@@ -27,6 +27,7 @@ mod accept;
 mod clients;
 pub mod commands;
 pub mod config;
+mod database;
 mod http;
 mod lock;
 mod mcp;

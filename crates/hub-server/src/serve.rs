@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::accept::Acceptor;
 use crate::clients;
 use crate::config::Config;
+use crate::database;
 use crate::http::App;
 use crate::lock::FolderLock;
 use crate::mcp;
@@ -72,6 +73,13 @@ pub async fn run(config: Config) -> Result<bool> {
     // Before anything is started: who stops a hub that comes up gets an orderly end, too.
     let mut requests = StopRequests::listen()?;
     let supervisor = Supervisor::new(config.database.is_some());
+    if let Some(url) = &config.database {
+        supervisor.status("waiting for the database");
+        tokio::select! {
+            up = database::wait(url) => up?,
+            () = requests.first() => return Ok(true),
+        }
+    }
     supervisor.status("opening the database");
     let server = start(config).await?;
     supervisor.ready(&server.url());
@@ -155,9 +163,7 @@ pub async fn start(config: Config) -> Result<Server> {
 /// The database: a file in the data folder, or a Postgres that several hubs share.
 pub(crate) async fn open_store(config: &Config) -> Result<Store> {
     match &config.database {
-        Some(url) => Store::open_postgres(url, PostgresOptions::default())
-            .await
-            .context("cannot open the database given by --database"),
+        Some(url) => Store::open_postgres(url, PostgresOptions::default()).await.context(database::WRONG),
         None => {
             let file = config.data_dir.join("hub.db");
             let store = Store::open_sqlite(&file, SqliteOptions::default()).await;
@@ -181,8 +187,11 @@ async fn build_hub(store: Store, config: &Config, url: String) -> Result<Hub> {
             let options = RedisOptions::default().with_prefix(format!("hub:{id}:")).with_timeout(BUS_ANSWERS);
             let target = EventTarget::redis(redis, options.clone()).context(wrong)?;
             let bus = Bus::redis(redis, options).context(wrong)?;
-            // Later it may come and go; at the start a wrong address or password should be seen.
-            bus.check().await.context(wrong)?;
+            // It may come and go, also at the start; `readyz` and the log tell of it. A wrong password should be seen.
+            match bus.check().await {
+                Err(error) if !error.may_pass() => return Err(error).context(wrong),
+                _ => {}
+            }
             builder.event_target(target).cluster(ClusterOptions { bus, address })
         }
         (Some(_), None) => {

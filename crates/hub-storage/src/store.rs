@@ -63,6 +63,14 @@ impl Store {
         Ok(Self { backend })
     }
 
+    /// Where a Postgres URL leads to, without user and password.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`] for a malformed one.
+    pub fn postgres_address(url: &str) -> Result<String, StoreError> {
+        Ok(Target::parse(url, &PostgresOptions::default())?.address())
+    }
+
     /// Applies the migrations that a Postgres database lacks; returns their names, oldest first.
     ///
     /// # Errors

@@ -7,13 +7,14 @@ use hub_testkit::servers::{Postgres, PostgresOptions, Redis};
 use hub_testkit::{HubProcess, eventually, free_port, http};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::process::Command;
 
 use super::proxy::{Balancer, Cable};
 
 /// One hub of the bed: where it is, and what leads to its servers.
 pub(super) struct Place {
     pub(super) port: u16,
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     flags: Vec<String>,
     process: Option<HubProcess>,
     pub(super) to_postgres: Cable,
@@ -85,6 +86,19 @@ impl Bed {
     /// A folder for programs beside the hubs.
     pub(super) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The command that starts a hub, with other settings.
+    pub(super) fn command(&self, n: usize, settings: &[(&str, &str)]) -> Result<Command> {
+        let Place { folder, port, flags, .. } = &self.hubs[n];
+        let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        for (name, value) in settings {
+            match flags.iter().position(|flag| flag == name) {
+                Some(at) => flags[at + 1] = value,
+                None => flags.extend([name, value]),
+            }
+        }
+        HubProcess::command(folder, *port, &flags)
     }
 
     /// Ends a hub as a power failure would.

@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::settings::Settings;
 use super::wanted::{Changes, Name, Wanted};
+use crate::target::lasting;
 
 /// First and longest pause before the next try. A server that comes back is found within two seconds.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -309,14 +310,14 @@ impl Shared {
     fn failed(&self, error: &RedisError) -> &'static str {
         tracing::debug!(link = self.name, %error, "redis failed");
         match (error.kind(), error.code()) {
-            (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => "wrong username or password",
+            (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => lasting::LOGIN,
             (ErrorKind::MasterNameNotFoundBySentinel, _) => "no Sentinel knows a master of this name that answers",
             (ErrorKind::Server(ServerErrorKind::Moved), _) => "another node serves the slot of the hub's prefix now",
             (ErrorKind::Server(ServerErrorKind::ClusterDown), _) => "the cluster is down, or most of it not reached",
-            _ if error.to_string().contains("cluster support disabled") => "the server is not a node of a cluster",
-            (_, Some("NOPERM")) => "the user may not do this",
-            (ErrorKind::Parse | ErrorKind::UnexpectedReturnType, _) => "not a redis server",
-            (ErrorKind::RESP3NotSupported, _) => "the server is older than Redis 6",
+            _ if error.to_string().contains("cluster support disabled") => lasting::ALONE,
+            (_, Some("NOPERM")) => lasting::RIGHTS,
+            (ErrorKind::Parse | ErrorKind::UnexpectedReturnType, _) => lasting::STRANGER,
+            (ErrorKind::RESP3NotSupported, _) => lasting::OLD,
             (ErrorKind::Server(_), _) => "the server refused",
             _ if error.is_timeout() => "no answer in time",
             _ if error.is_connection_refusal() => "connection refused",

@@ -1,6 +1,7 @@
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
+use hub_core::BusState;
 use serde_json::json;
 
 use super::App;
@@ -26,23 +27,28 @@ pub(crate) async fn ready(State(app): State<App>) -> Response {
         steps[1] = json!({ "name": STEPS[1], "ok": false, "reason": "the store does not answer" });
     }
     let draining = app.hub.is_draining();
-    let ready = done == STEPS.len() && stored.is_ok() && !draining;
+    let bus = app.hub.bus();
+    steps.extend(bus.map(bus_step));
+    // Without the bus the hub serves what is connected to it, so it stays ready; the other hubs would be no better. One
+    // that has just started has nothing connected to it yet.
+    let reached = bus != Some(BusState::NotReached);
+    let ready = done == STEPS.len() && stored.is_ok() && reached && !draining;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    // Without the bus the hub serves what is connected to it, so it stays ready; the other hubs would be no better.
-    if let Some(up) = app.hub.bus_is_up() {
-        let reason = "the bus to the other hubs is away: only what is connected here can be called";
-        steps.push(if up {
-            json!({ "name": "bus", "ok": true })
-        } else {
-            json!({ "name": "bus", "ok": false, "reason": reason })
-        });
-    }
     // Everything that needs no secret goes on.
     if let Some(reason) = app.hub.keyring_trouble() {
         steps.push(json!({ "name": "keyring", "ok": false, "reason": reason }));
     }
     let body = json!({ "ready": ready, "draining": draining, "steps": steps });
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
+fn bus_step(bus: BusState) -> serde_json::Value {
+    let reason = match bus {
+        BusState::Up => return json!({ "name": "bus", "ok": true }),
+        BusState::Away => "redis is away: of the other hubs' spokes none can be called",
+        BusState::NotReached => "redis was not reached since this hub has started: is it running, and --redis right?",
+    };
+    json!({ "name": "bus", "ok": false, "reason": reason })
 }
 
 /// `GET /metrics`: Prometheus text. Names no operation, principal or spoke.
