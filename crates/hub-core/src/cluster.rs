@@ -10,6 +10,7 @@
 
 mod answer;
 mod ask;
+mod bus;
 mod lease;
 mod link;
 mod members;
@@ -20,14 +21,14 @@ mod tests;
 mod wire;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hub_protocol::ops::hub::HubItem;
 use hub_protocol::{CallId, ConnectionId, HubId};
-use hub_pubsub::{Bus, BusDelivery, Connectivity, Inbox};
+use hub_pubsub::{Bus, BusDelivery, Inbox};
 use hub_storage::{Outage, Store};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -41,6 +42,7 @@ use members::Members;
 use wire::{Beat, Hint, Kind, Message};
 
 pub(crate) use ask::{FromSpoke, to_serve};
+pub use bus::BusState;
 pub(crate) use lease::{fenced, recover};
 pub(crate) use relay::NOT_HERE;
 
@@ -60,17 +62,6 @@ pub struct ClusterOptions {
     pub bus: Bus,
     /// Where people and spokes reach this hub, for lists.
     pub address: String,
-}
-
-/// How the bus to the other hubs is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BusState {
-    /// It works.
-    Up,
-    /// It has worked, and is tried again.
-    Away,
-    /// It has not worked since this hub has started.
-    NotReached,
 }
 
 /// This hub's part in the cluster. Clones share it.
@@ -154,16 +145,6 @@ impl Cluster {
         self.inner.relays.pin().values().filter_map(|r| r.stop.as_ref()).for_each(CancellationToken::cancel);
     }
 
-    /// How the bus is.
-    pub(crate) fn bus(&self) -> BusState {
-        let reached = &self.inner.reached;
-        match self.inner.options.bus.connectivity() {
-            Connectivity::Connected => BusState::Up,
-            _ if reached.load(Ordering::Relaxed) => BusState::Away,
-            _ => BusState::NotReached,
-        }
-    }
-
     /// The hubs that live, this one first.
     pub(crate) fn hubs(&self, hub: &Hub) -> Vec<HubItem> {
         let beat = self.own_beat(hub, false);
@@ -242,19 +223,6 @@ impl Cluster {
             }
             self.drop_closed(&hub);
             self.open_missing(&hub).await;
-        }
-    }
-
-    /// Tells the log of an outage of the bus, or of what wakes readers of the event log.
-    fn look_at_bus(&self, hub: &Hub) {
-        let ways = [self.inner.options.bus.connectivity(), hub.log().connectivity()];
-        match ways.iter().find(|way| **way != Connectivity::Connected) {
-            None => {
-                self.inner.outage.worked();
-                self.inner.reached.store(true, Ordering::Relaxed);
-            }
-            Some(Connectivity::Away(reason)) => self.inner.outage.failed(reason),
-            Some(_) => {}
         }
     }
 
