@@ -77,7 +77,8 @@ impl Hub {
 
     /// As [`Hub::call`], under an id that is new and that the face has made: it can tell it before the call has ended.
     pub async fn call_as(&self, id: CallId, caller: Caller, request: CallRequested, leash: Leash) -> Called {
-        match self.admit(id, caller, request, leash).await {
+        // In a box, as is what ends the call: one that waits for its callee would hold the room for both all the time.
+        match Box::pin(self.admit(id, caller, request, leash)).await {
             Err((call_id, error)) => {
                 metrics::counter!("hub_calls_refused_total").increment(1);
                 Called { call_id, result: Err(error) }
@@ -152,5 +153,21 @@ fn deadline_of(kind: OperationType, asked: Option<u64>, parent: Option<&LiveCall
     match (own, parent.and_then(|p| p.deadline)) {
         (Some(own), Some(above)) => Some(own.min(above)),
         (own, above) => own.or(above),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<H, C, R, L, F>(_: impl Fn(H, C, R, L) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Each call in flight holds it: what few calls need belongs in a box.
+    #[test]
+    fn the_future_of_a_call_is_small() {
+        let size = size(|hub: &'static Hub, caller, request, leash| hub.call(caller, request, leash));
+        assert!(size <= 4_096, "{size} bytes");
     }
 }

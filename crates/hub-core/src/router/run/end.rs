@@ -35,7 +35,8 @@ impl Run {
         if let (Some((_, None)), Err(error)) = (&stored, &for_key) {
             self.live.failed(error.clone());
         }
-        self.write_end(ended, stored).await;
+        // In a box, see `Hub::call`.
+        Box::pin(self.write_end(ended, stored)).await;
         self.hub.calls().remove(self.live.id);
         self.live.ended(outcome);
     }
