@@ -192,9 +192,12 @@ impl<H: Host> HttpFace<H> {
             return Ok(plain(StatusCode::ACCEPTED, ""));
         }
         let mut response = Response::new(StreamBody::new(stream::select_all(streams)).boxed());
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/event-stream"));
-        headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache"));
+        let buffering = header::HeaderName::from_static("x-accel-buffering");
+        for (name, value) in
+            [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache"), (buffering, "no")]
+        {
+            response.headers_mut().insert(name, header::HeaderValue::from_static(value));
+        }
         Ok(response)
     }
 }

@@ -146,7 +146,7 @@ impl Asked {
     }
 
     /// As a task: under its id, and with more time unless it says how much it wants, but no more than `most`.
-    pub(super) fn as_task(mut self, id: CallId, usual: Duration, most: Duration) -> Self {
+    pub(super) fn for_task(mut self, id: CallId, usual: Duration, most: Duration) -> Self {
         self.call.call_id = Some(id);
         self.call.timeout = Some(self.call.timeout.unwrap_or(usual).min(most));
         self.patience = self.patience.min(most);
@@ -236,7 +236,12 @@ impl Reading {
             }
             self.got.push(data.parse().unwrap_or(Value::Null));
             if let Some(progress) = &asking.progress {
-                progress.tell(self.got.len(), &data).await;
+                // Whoever does not read what it is told still ends by what follows.
+                tokio::select! {
+                    () = progress.tell(self.got.len(), &data) => {}
+                    () = asking.cancelled.cancelled() => {}
+                    () = tokio::time::sleep_until(self.until) => {}
+                }
             }
             if self.got.len() >= self.max_items {
                 return Ok(Some(format!("stopped after {} items: ask for more with maxItems", self.max_items)));

@@ -161,7 +161,7 @@ impl Tasks {
         told: Option<Peer<RoleServer>>,
     ) {
         let (host, entry, table) = (host.clone(), Arc::clone(entry), Arc::clone(&self.table));
-        let asked = asked.as_task(entry.id, USUAL, TTL);
+        let asked = asked.for_task(entry.id, USUAL, TTL);
         asking.cancelled = entry.cancel.clone();
         self.running.spawn(async move {
             entry.end(&call::run(&host, asked, asking).await);
