@@ -97,10 +97,9 @@ async fn serve(cx: &Cx, args: &McpArgs, key: &Key, client: &Arc<McpClient>) -> R
     let (registered, name) = (running.registered(), &args.offer.name);
     let none = registered.operations.is_empty().then(|| "note: the server has no tools yet".to_owned());
     let mut health = client.health();
-    let seen = health.borrow_and_update().clone();
+    let mut seen = health.borrow_and_update().clone();
     let notes: Vec<String> = none.into_iter().chain(left_out(&seen)).chain(args.access.note(name)).collect();
     announce(cx, name, &registered, &notes)?;
-    let mut seen = seen;
     let changed = async || loop {
         tokio::select! {
             Ok(()) = tools.changed() => match register(Registry::builder(), client).build() {
