@@ -67,7 +67,9 @@ async fn a_client_that_brings_no_operations_is_ready_when_it_is_complete() -> Re
     let client = hub.client().await?;
     let with = |more: Value| {
         let mut config = json!({ "baseUrl": api.url, "allowPrivate": true });
-        config.as_object_mut().map(|config| config.extend(more.as_object().cloned().unwrap_or_default()));
+        for (member, value) in more.as_object().into_iter().flatten() {
+            config[member] = value.clone();
+        }
         config
     };
     for (name, kind, config) in [

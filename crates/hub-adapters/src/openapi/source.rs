@@ -75,7 +75,7 @@ pub struct Source {
 
 #[derive(Debug)]
 enum Place {
-    Web(Page),
+    Web(Box<Page>),
     File { path: PathBuf, stamp: Option<(SystemTime, u64)> },
     Given(Option<String>),
 }
@@ -92,7 +92,7 @@ impl Source {
     /// A URL, read without credentials. Redirects are followed wherever the policy allows; each is checked.
     #[must_use]
     pub fn url(url: Url, policy: NetPolicy) -> Self {
-        Self { place: Place::Web(Page { url, policy, known: None }), digest: None }
+        Self { place: Place::Web(Box::new(Page { url, policy, known: None })), digest: None }
     }
 
     /// A file.
