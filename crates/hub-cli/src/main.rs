@@ -74,8 +74,10 @@ async fn run(cx: &Cx, command: Command) -> Result<()> {
 /// Ends at Ctrl-C. Closing the connection ends what the hub still does for a query or a stream.
 pub(crate) async fn interruptible<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
-        outcome = work => outcome,
+        // First, so that the signal is heard before the work begins: it may have a terminal to put back.
+        biased;
         _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+        outcome = work => outcome,
     }
 }
 

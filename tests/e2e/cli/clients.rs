@@ -116,12 +116,18 @@ async fn what_can_not_be_done_with_a_service_says_what_can() -> Result<()> {
     Ok(())
 }
 
-/// A terminal, somebody who types the value when asked for it, and what was to be seen.
+/// A terminal, somebody who types the first argument when asked for the value, what was to be seen, and whether the
+/// terminal shows again what is typed.
 const AT_A_TERMINAL: &str = r#"
-import os, pty, sys
-pid, terminal = pty.fork()
+import fcntl, os, sys, termios
+terminal, same = os.openpty()
+pid = os.fork()
 if pid == 0:
-    os.execv(sys.argv[1], sys.argv[1:])
+    os.setsid()
+    fcntl.ioctl(same, termios.TIOCSCTTY, 0)
+    for stream in range(3):
+        os.dup2(same, stream)
+    os.execv(sys.argv[2], sys.argv[2:])
 def read():
     try:
         return os.read(terminal, 4096)
@@ -130,11 +136,14 @@ def read():
 seen = b""
 while b"not shown" not in seen and (more := read()):
     seen += more
-os.write(terminal, b"cAnArY-typed\n")
+os.write(terminal, sys.argv[1].encode())
+code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+shows = termios.tcgetattr(same)[3] & termios.ECHO
+os.close(same)
 while more := read():
     seen += more
-sys.stdout.write(seen.decode())
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+sys.stdout.write(seen.decode() + ("shows again" if shows else "shows nothing"))
+sys.exit(code)
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,11 +152,15 @@ async fn at_a_terminal_a_secret_is_asked_for_and_not_shown() -> Result<()> {
     desk.forge().await?;
     let Some(python) = tools::python().await? else { return Ok(()) };
     let program = hub_testkit::binary("hub")?.display().to_string();
-    let mut typing = command(python.program(), desk.home.path());
-    typing.args(["-c", AT_A_TERMINAL, &program, "secrets", "set", "forge", "token"]);
-    typing.env("HUB_URL", desk.server.url()).env("HUB_KEY", desk.server.admin_key());
-    let ran = run(&mut typing).await?;
-    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let typed = async |text: &str| {
+        let mut typing = command(python.program(), desk.home.path());
+        typing.args(["-c", AT_A_TERMINAL, text, &program, "secrets", "set", "forge", "token"]);
+        run(typing.env("HUB_URL", desk.server.url()).env("HUB_KEY", desk.server.admin_key())).await
+    };
+    let ended = typed("\u{3}").await?;
+    assert!(ended.code == Some(130) && ended.out.ends_with("shows again"), "{ended:?}");
+    let ran = typed("cAnArY-typed\n").await?;
+    assert!(ran.code == Some(0) && ran.out.ends_with("shows again"), "{ran:?}");
     assert!(ran.out.contains("token of forge") && ran.out.contains("is set"), "{ran:?}");
     assert!(!ran.out.contains("cAnArY"), "what is typed is shown: {ran:?}");
     Ok(())
