@@ -81,9 +81,8 @@ async fn a_database_that_can_not_be_used_is_refused_with_what_to_do() -> Result<
     psql(&ours, &format!("ALTER DATABASE \"{name}\" SET default_transaction_read_only = on"))?;
     refused(&start(&["--database", &ours]).await?, &["read-only", "takes writes, not a standby"]);
 
-    refused(
-        &start(&["--database", "postgres://nobody@127.0.0.1:1/none"]).await?,
-        &["--database", "is its server running"],
-    );
+    // A hub would wait for it.
+    let away = ["migrate", "--database", "postgres://nobody@127.0.0.1:1/none"];
+    refused(&run(&mut server(home.path(), &away)?).await?, &["127.0.0.1:1", "is its server running"]);
     Ok(())
 }

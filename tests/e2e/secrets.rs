@@ -354,11 +354,16 @@ async fn a_rotation_that_is_killed_goes_on_where_it_was() -> Result<()> {
 async fn a_rotation_says_what_it_has_done() -> Result<()> {
     let (folder, aside) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let bed = Bed::start(folder.path(), &aside.path().join("log")).await?;
-    let none = run(&mut keyring(folder.path(), &["rotate"])?).await?;
+    let mut words = vec!["rotate".to_owned()];
+    if TestStore::of_run()? == TestStore::Postgres {
+        words.extend(["--database".to_owned(), database_of(folder.path())?]);
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let none = run(&mut keyring(folder.path(), &words)?).await?;
     assert!(none.code == Some(2) && none.err.contains("no keyring yet: it is made with the first secret"), "{none:?}");
     bed.call("clients.create", json!({ "name": "notes", "type": "custom", "config": {} })).await?;
     bed.call("secrets.set", json!({ "client": "notes", "name": "token", "value": "letmein" })).await?;
-    let done = run(&mut keyring(folder.path(), &["rotate"])?).await?;
+    let done = run(&mut keyring(folder.path(), &words)?).await?;
     let words = "v2: 1 secrets, encrypts\n  v1: 0 secrets\nencrypted 1 secrets anew; back the keyring up";
     assert!(done.code == Some(0) && done.out.contains(words), "{done:?}");
     bed.hub.kill9().await

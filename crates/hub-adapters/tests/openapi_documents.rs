@@ -26,6 +26,21 @@ fn accepts(imported: &Imported, input: Value) -> bool {
 }
 
 #[test]
+fn a_document_can_not_send_requests_to_another_host_than_its_own() {
+    let document = Document::parse(PETSTORE).unwrap();
+    let from = |url: &str| Options { document_url: Some(url.parse().unwrap()), ..Options::new("pets") };
+    assert!(document.operations(&from("http://pets.example.com/openapi.yaml")).is_ok());
+    for elsewhere in ["http://docs.example.com/a", "https://pets.example.com/a", "http://pets.example.com:81/a"] {
+        let error = document.operations(&from(elsewhere)).unwrap_err();
+        assert!(matches!(&error, ImportError::OtherServer { .. }), "{error}");
+        assert!(error.to_string().contains("http://pets.example.com"), "{error}");
+    }
+    let named =
+        Options { base_url: Some("http://pets.example.com/v2".parse().unwrap()), ..from("http://docs.example.com/a") };
+    assert!(document.operations(&named).is_ok());
+}
+
+#[test]
 fn a_pet_store() {
     let import = import(PETSTORE, "pets");
     assert_eq!(import.skipped, []);

@@ -121,6 +121,11 @@ pub fn import_spoke(client: &str) -> String {
     format!("import-{client}")
 }
 
+/// Whether a spoke name is one of [`import_spoke`] that is not this principal's.
+pub(crate) fn is_reserved(name: &str, principal: &str) -> bool {
+    name.strip_prefix("import-").is_some_and(|client| principal != importer(client))
+}
+
 /// Scopes that callers of a client's operations need.
 #[must_use]
 pub fn scopes_of(row: &ClientRow) -> Vec<String> {

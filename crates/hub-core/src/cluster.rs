@@ -113,7 +113,7 @@ impl Cluster {
             lease: lease::Lease::default(),
             store: hub.store().apart().await?,
             stale: Notify::new(),
-            outage: Outage::of("redis"),
+            outage: Outage::of("redis").telling(),
             reached: AtomicBool::new(false),
         };
         let cluster = Self { inner: Arc::new(inner) };
@@ -276,8 +276,12 @@ impl Cluster {
                 None => self.inner.stale.notify_one(),
             },
             Kind::Open => {
-                self.drop_link(hub, from);
-                let link = self.add_link(hub, from, message.epoch);
+                // Asked for again before our answer came: calls may be under way over it.
+                let agreed = self.links().get(&from).filter(|l| l.epoch == message.epoch && !l.is_closed()).cloned();
+                let link = agreed.unwrap_or_else(|| {
+                    self.drop_link(hub, from);
+                    self.add_link(hub, from, message.epoch)
+                });
                 self.reply(Kind::Opened, &link).await;
                 self.is_up(hub, &link);
             }

@@ -221,6 +221,7 @@ impl HubBuilder {
             hub.tasks().spawn("keys", watch_keys(hub.clone()));
         }
         hub.tasks().spawn("sweeper", sweep(hub.clone()));
+        hub.store().tell_outages();
         Ok(hub)
     }
 }

@@ -10,7 +10,7 @@ use hub_protocol::{CallError, ConnectionId, ErrorCode, Json, OperationSpec, Spok
 use hub_storage::{DefinitionRow, NewEvent, PreviousHolder, SpokeRow, Stamp, StoreError};
 use serde_json::{Value, json};
 
-use crate::clients::{brings_operations, importer};
+use crate::clients::{brings_operations, importer, is_reserved};
 use crate::directory::{Offer, SpokeConnection, SpokeFacts, order_of};
 use crate::error::{chain, put_off};
 use crate::hub::Hub;
@@ -162,6 +162,10 @@ impl Hub {
     /// Whether the name is free for this key and instance.
     async fn check_holder(&self, session: &Arc<Session>, params: &RegisterSpoke) -> Result<(), CallError> {
         let principal = &session.principal().identity.id;
+        if is_reserved(&params.name, principal) {
+            let why = format!("{:?} is a name for a client's import: take one that does not begin so", params.name);
+            return Err(CoreError::Denied(why).into());
+        }
         let stored = self.store().spokes().by_name(&params.name).await.map_err(CoreError::from)?;
         if stored.is_some_and(|s| s.owner != *principal) {
             let details = json!({ "name": params.name });

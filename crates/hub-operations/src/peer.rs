@@ -261,21 +261,22 @@ impl Peer {
     /// As [`Peer::close`], where the other side has said that it took nothing it has not answered: calls without a
     /// response have not begun, and fail with `error`.
     pub fn close_refused(&self, error: &CallError) {
-        let pending: Vec<_> = self.lock().pending.values().cloned().collect();
-        for slot in pending {
-            slot.refuse(error);
-        }
-        self.close();
+        self.close_with(|slot| slot.refuse(error));
     }
 
     /// Ends everything on this connection: what this side waits for fails, what it serves is told.
     pub fn close(&self) {
+        self.close_with(|_| {});
+    }
+
+    fn close_with(&self, before: impl Fn(&Slot)) {
         let pending = {
             let mut maps = self.lock();
             maps.closed = true;
             std::mem::take(&mut maps.pending)
         };
         for slot in pending.into_values() {
+            before(&slot);
             slot.end(End::Lost);
         }
         self.inner.gone.cancel();

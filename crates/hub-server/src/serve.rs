@@ -94,7 +94,9 @@ pub async fn run(config: Config) -> Result<bool> {
             println!("stop the hub and run `hub-server admin-key` for a new one");
         }
     }
-    println!("try:  curl -H \"Authorization: Bearer $(cat '{}')\" {}/api/operations", key.display(), server.url());
+    if key.exists() {
+        println!("try:  curl -H \"Authorization: Bearer $(cat '{}')\" {}/api/operations", key.display(), server.url());
+    }
     tokio::select! {
         () = requests.first() => {}
         () = supervisor.watch(server.hub()) => {}

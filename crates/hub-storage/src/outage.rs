@@ -15,6 +15,7 @@ const QUIET: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Outage {
     server: String,
+    telling: AtomicBool,
     /// Whether there is one, so that what works costs no lock.
     lasts: AtomicBool,
     now: Mutex<Option<Since>>,
@@ -29,14 +30,30 @@ struct Since {
 }
 
 impl Outage {
-    /// Of a server by its address, which must hold no secret.
+    /// Of a server by its address, which must hold no secret. Nothing is told yet.
     #[must_use]
     pub fn of(server: impl Into<String>) -> Self {
-        Self { server: server.into(), lasts: AtomicBool::new(false), now: Mutex::default() }
+        let silent = AtomicBool::new(false);
+        Self { server: server.into(), telling: silent, lasts: AtomicBool::new(false), now: Mutex::default() }
+    }
+
+    /// Tells of outages from here on.
+    pub fn tell(&self) {
+        self.telling.store(true, Ordering::Relaxed);
+    }
+
+    /// As [`Outage::tell`].
+    #[must_use]
+    pub fn telling(self) -> Self {
+        self.tell();
+        self
     }
 
     /// Notes that a request has failed.
     pub fn failed(&self, error: &dyn Display) {
+        if !self.telling.load(Ordering::Relaxed) {
+            return;
+        }
         let failures = self.note_failure(Instant::now());
         match failures {
             Some(1) => tracing::warn!(server = %self.server, %error, "requests to a server fail: it is tried again"),

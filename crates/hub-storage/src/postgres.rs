@@ -139,6 +139,10 @@ impl Postgres {
         Ok(Self { appender: Appender::start(Arc::clone(&inner)), inner })
     }
 
+    pub(crate) fn tell_outages(&self) {
+        self.inner.outage.tell();
+    }
+
     /// The server's address, without secrets.
     pub(crate) fn address(&self) -> String {
         self.inner.target.address()

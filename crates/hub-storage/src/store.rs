@@ -63,6 +63,14 @@ impl Store {
         Ok(Self { backend })
     }
 
+    /// From here on the log is told when the server is away and when it is back. Before, whoever opens the store is told
+    /// by the error.
+    pub fn tell_outages(&self) {
+        if let Backend::Postgres(database) = &self.backend {
+            database.tell_outages();
+        }
+    }
+
     /// Where a Postgres URL leads to, without user and password.
     ///
     /// # Errors

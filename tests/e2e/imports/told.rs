@@ -134,6 +134,15 @@ async fn a_name_is_never_both_a_client_s_and_a_spoke_s() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_key_can_take_the_spoke_name_of_a_clients_import() -> Result<()> {
+    let hub = TestHub::start().await?;
+    let spoke = hub.spoke("import-mail").query("mail.add", "Adds.", |_, _: Value| async { Ok::<_, CallError>(1) });
+    let error = spoke.build()?.start().await.err().context("it was registered")?.to_string();
+    ensure!(error.contains("a name for a client's import"), "{error}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_document_that_is_none_is_told_with_what_helps() -> Result<()> {
     let (hub, api) = (TestHub::start().await?, Api::start("<!doctype html><p>Docs</p>".to_owned()).await?);
     let said = async |document: &str, more: &[&str]| {

@@ -36,6 +36,16 @@ pub enum ImportError {
         /// How many bytes there may be.
         limit: usize,
     },
+    /// Whoever writes a document does not choose who is sent the client's credential.
+    #[error(
+        "the document of {document} names the server {server}, which is another; if that is right, name it (baseUrl, --base-url)"
+    )]
+    OtherServer {
+        /// Where the document is from.
+        document: String,
+        /// Where requests would go.
+        server: String,
+    },
     /// One operation that fits no message.
     #[error("its declaration has {bytes} bytes; one that can be registered has at most {limit}")]
     LargeOperation {

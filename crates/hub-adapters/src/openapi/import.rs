@@ -43,7 +43,7 @@ pub struct Options {
     pub base_url: Option<Url>,
     /// Values for the variables of the document's server.
     pub server_variables: BTreeMap<String, String>,
-    /// Where the document came from, for servers that are relative to it.
+    /// Where the document came from: servers are relative to it, and none of another host, scheme or port is used.
     pub document_url: Option<Url>,
     /// Import only operations of which the name or a tag is one of these; `*` is any text. Empty: all.
     pub only: Vec<String>,
@@ -224,6 +224,12 @@ impl Document {
             Some(url) => Some(url.clone()),
             None => server::url(&self.root, &options.server_variables, options.document_url.as_ref())?,
         };
+        if let (Some(url), Some(document), None) = (&url, &options.document_url, &options.base_url)
+            && url.origin() != document.origin()
+        {
+            let [document, server] = [document, url].map(|url| url.origin().ascii_serialization());
+            return Err(ImportError::OtherServer { document, server });
+        }
         url.map(server::base).transpose()
     }
 }

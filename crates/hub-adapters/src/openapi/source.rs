@@ -112,7 +112,7 @@ impl Source {
         match &self.place {
             Place::Given(_) => None,
             _ if wanted.is_zero() => None,
-            Place::Web(_) => Some(wanted),
+            Place::Web(_) => Some(wanted.max(Duration::from_secs(1))),
             // A look at a file costs next to nothing.
             Place::File { .. } => Some(wanted.min(Duration::from_secs(2))),
         }

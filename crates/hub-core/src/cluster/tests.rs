@@ -139,6 +139,21 @@ async fn a_mutation_that_a_leaving_hub_has_not_taken_goes_to_another_spoke() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_is_asked_for_again_keeps_its_calls() {
+    let bed = Bed::start().await;
+    let mut puppet = bed.puppet().await;
+    let work = spec("work.do", OperationType::Mutation);
+    puppet.has_spoke(&bed.store, "far", &work).await;
+    bed.knows("work.do").await;
+    let call = bed.call("work.do");
+    puppet.is_asked().await;
+    puppet.opens(bed.hub.id()).await;
+    bed.spoke("near", work, json!("near").into()).await;
+    puppet.leaves().await;
+    assert!(call.await.unwrap().result.is_ok(), "the call was lost with its link");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hub_whose_answers_are_still_on_their_way_does_not_say_that_it_has_left() {
     let bed = Bed::start().await;
     let mut puppet = bed.puppet().await;

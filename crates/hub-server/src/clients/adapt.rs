@@ -166,7 +166,7 @@ async fn connect_openapi(client: &OpenedClient) -> Result<FollowedApi, String> {
         };
         builder.build().map_err(|error| chain(&error))
     };
-    let every = config.refresh_ms.map_or(REFRESH, |ms| Duration::from_millis(if ms == 0 { 0 } else { ms.max(1_000) }));
+    let every = config.refresh_ms.map_or(REFRESH, Duration::from_millis);
     FollowedApi::open(source, every, Arc::new(make)).await.map_err(|error| chain(&error))
 }
 

@@ -68,7 +68,16 @@ pub(super) struct Progress {
 
 impl Asking {
     pub(super) fn of(context: &RequestContext<RoleServer>) -> Self {
-        let token = context.meta.get_progress_token();
+        Self::told(context, context.meta.get_progress_token())
+    }
+
+    /// As [`Asking::of`], where the token of its progress is under another name.
+    pub(super) fn of_task(context: &RequestContext<RoleServer>, token: &str) -> Self {
+        let token = context.meta.get(token).and_then(|token| ProgressToken::deserialize(token).ok());
+        Self::told(context, token)
+    }
+
+    fn told(context: &RequestContext<RoleServer>, token: Option<ProgressToken>) -> Self {
         Self {
             progress: token.map(|token| Progress { peer: context.peer.clone(), token, meta: None }),
             cancelled: context.ct.clone(),
@@ -178,12 +187,17 @@ pub(super) async fn run<H: Host>(host: &H, asked: Asked, mut asking: Asking) -> 
             let mut reading = Reading { got: Vec::new(), bytes: 0, max_items, until, patience };
             match reading.run(items, &asking, &abort).await {
                 Ok(stopped) => Ok(result::collected(Collected { items: reading.got, stopped }, call_id)),
-                Err(error) => return result::failed(&error, call_id, Some(reading.got)),
+                Err(error) => Ok(result::failed(&error, call_id, Some(reading.got))),
             }
         }
         Err(error) => Err(error),
     };
-    packed.unwrap_or_else(|error| result::failed(&error, call_id, None))
+    let mut result = packed.unwrap_or_else(|error| result::failed(&error, call_id, None));
+    if shape == Shape::Bare && result.is_error == Some(true) {
+        // Hosts hold it against the tool's `outputSchema`, and would show that misfit in place of the error.
+        result.structured_content = None;
+    }
+    result
 }
 
 /// Calls a query of the hub for the face's own use; answers its data.

@@ -206,6 +206,16 @@ async fn an_operation_can_be_a_tool_of_its_own() {
     assert_eq!(result.structured_content.unwrap(), json!({ "input": { "x": 1 }, "key": null }));
 }
 
+/// Its structured content would be held against the tool's own `outputSchema`.
+#[tokio::test]
+async fn a_tool_of_its_own_that_fails_says_so_in_words_alone() {
+    let host = Fake::default();
+    host.tools.lock().unwrap().push(own_tool("a.none"));
+    let result = call(&connected(host).await, "a_none", json!({})).await;
+    assert_eq!((result.is_error, result.structured_content), (Some(true), None));
+    assert!(serde_json::to_string(&result.content).unwrap().contains("OPERATION_NOT_FOUND"));
+}
+
 #[tokio::test]
 async fn call_records_are_resources() {
     let client = connected(Fake::default()).await;

@@ -96,6 +96,10 @@ impl Message {
         let Some(method) = renamed else { return Ok(self.body) };
         let mut message: Value = serde_json::from_slice(&self.body).map_err(Fault::unreadable)?;
         message["method"] = Value::String(format!("{}{method}", first::PREFIX));
+        let meta = message.pointer_mut("/params/_meta").and_then(Value::as_object_mut);
+        if let Some((meta, token)) = meta.and_then(|meta| meta.remove("progressToken").map(|token| (meta, token))) {
+            meta.insert(first::TOKEN.to_owned(), token);
+        }
         Ok(message.to_string().into())
     }
 }

@@ -46,9 +46,14 @@ impl Puppet {
         };
         store.hubs().renew(row, Duration::from_secs(600)).await.unwrap();
         let mut puppet = Self { id, bus: bus.clone(), inbox, epoch: Uuid::new_v4(), sent: 0 };
-        puppet.send(to, Kind::Open, &[]).await;
-        while puppet.message().await.expect("the bus is open").kind != Kind::Opened {}
+        puppet.opens(to).await;
         puppet
+    }
+
+    /// Asks for the link, until that is agreed to.
+    pub(super) async fn opens(&mut self, to: HubId) {
+        self.send(to, Kind::Open, &[]).await;
+        while self.message().await.expect("the bus is open").kind != Kind::Opened {}
     }
 
     /// Has a spoke that offers this, as far as the store and the others know.

@@ -25,6 +25,10 @@ pub(in crate::mcp) const REVISION: &str = "2025-11-25";
 /// What the names of its requests begin with.
 pub(in crate::mcp) const PREFIX: &str = "2025-11-25/";
 
+/// Where a task's request has its progress token. The SDK would tell of progress in the answer to the request as long as
+/// that is open, then elsewhere, and what comes by two ways may come in the wrong order.
+pub(in crate::mcp) const TOKEN: &str = "2025-11-25/progressToken";
+
 const RELATED: &str = "io.modelcontextprotocol/related-task";
 
 #[derive(Deserialize)]
@@ -98,7 +102,7 @@ async fn created<H: Host>(
     }
     match asked {
         Ok(asked) => {
-            let mut asking = Asking::of(context);
+            let mut asking = Asking::of_task(context, TOKEN);
             if let Some(progress) = &mut asking.progress {
                 progress.meta = Some(NotificationMetaObject::from(related(&entry.task())));
             }
