@@ -35,7 +35,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::error::put_off;
+use crate::error::{CoreError, put_off};
 use crate::hub::Hub;
 use link::Link;
 use members::Members;
@@ -154,6 +154,19 @@ impl Cluster {
             members::item(id, &member.beat, Some(member.heard_at.elapsed()), self.link(id).is_some())
         });
         std::iter::once(mine).chain(others).collect()
+    }
+
+    /// As [`Cluster::hubs`]. While the bus is away nobody is heard, and whoever has a lease lives.
+    pub(crate) async fn hubs_to_show(&self, hub: &Hub) -> Result<Vec<HubItem>, CoreError> {
+        let mut hubs = self.hubs(hub);
+        if self.bus() != BusState::Up {
+            let leases = hub.store().hubs().list().await?;
+            let unheard =
+                leases.into_iter().filter(|row| row.remaining_ms > 0 && hubs.iter().all(|h| h.hub_id != row.id));
+            let unheard: Vec<HubItem> = unheard.map(members::unheard).collect();
+            hubs.extend(unheard);
+        }
+        Ok(hubs)
     }
 
     /// Tells the others that a spoke came, went or changed. `moves`: it is expected at another hub.

@@ -328,7 +328,10 @@ impl Hub {
             calls_in_flight: load.calls,
             recorder_backlog: load.backlog,
             last_event: self.log().last().await?,
-            hubs: self.hubs(),
+            hubs: match self.cluster() {
+                Some(cluster) => cluster.hubs_to_show(self).await?,
+                None => Vec::new(),
+            },
         })
     }
 

@@ -150,12 +150,8 @@ async fn a_tree_over_three_hubs_is_one_tree_and_aborts_at_once() -> Result<()> {
         let running = ListCalls { status: Some(CallStatus::Running), ..filter.clone() };
         eventually("the leaf runs", || async { Ok(client.call(&running).await?.calls.into_iter().next()) }).await?;
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let root = ListCalls {
-            operation_id: Some("tree.first".into()),
-            status: Some(CallStatus::Running),
-            ..ListCalls::default()
-        };
-        let root = client.call(&root).await?.calls.into_iter().next().context("the root runs")?;
+        let roots = ListCalls { operation_id: Some("tree.first".into()), ..running.clone() };
+        let root = client.call(&roots).await?.calls.into_iter().next().context("the root runs")?;
         let other = bed.client(2).await?;
         let asked = Instant::now();
         let receipts = if by_operation {
@@ -171,6 +167,12 @@ async fn a_tree_over_three_hubs_is_one_tree_and_aborts_at_once() -> Result<()> {
         spokes.sort();
         ensure!(spokes == ["first", "second", "third"], "{receipts:?}");
         ensure!(stopped.load(Ordering::SeqCst) == 3, "{} handlers have stopped", stopped.load(Ordering::SeqCst));
+        // The next round finds its own calls by their records.
+        eventually("the records have ended", || async {
+            let recorded = [client.call(&running).await?.calls, client.call(&roots).await?.calls];
+            Ok(recorded.iter().all(Vec::is_empty).then_some(()))
+        })
+        .await?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use hub_protocol::ops::calls::{CallStatus, GetCall, ListCalls};
+use hub_protocol::ops::hub::GetStatus;
 use hub_protocol::ops::keys::CreateKey;
 use hub_protocol::{CallError, ErrorCode};
 use hub_spoke::{Client, RunningSpoke};
@@ -48,6 +49,14 @@ async fn a_hub_without_the_bus_serves_what_is_local_and_says_so() -> Result<()> 
         .await?;
         println!("{wire:?}: noticed after {:?}", cut.elapsed());
         ensure!(asks(&client, "at.here").await.as_deref() == Ok("\"here\""), "the local spoke does not answer");
+        // Nobody is heard, and the other hub still lives.
+        eventually("the other hub is shown as one that can't be reached", || async {
+            let status = client.call(&GetStatus {}).await?;
+            let linked: Vec<bool> = status.hubs.iter().map(|hub| hub.linked).collect();
+            ensure!(linked.len() == 2, "a hub is missing: {status:?}");
+            Ok((linked == [true, false]).then_some(()))
+        })
+        .await?;
         // The other hub's spoke can't be reached; that is said within the time in which it might come back.
         let error = asks(&client, "at.there").await.unwrap_err();
         ensure!(error.retryable, "{error:?}");

@@ -4,6 +4,7 @@ use std::time::Duration;
 use hub_operations::now_ms;
 use hub_protocol::HubId;
 use hub_protocol::ops::hub::HubItem;
+use hub_storage::HubRow;
 use tokio::time::Instant;
 
 use super::wire::Beat;
@@ -40,6 +41,24 @@ impl Members {
 
     pub(super) fn living(&self) -> impl Iterator<Item = (HubId, &Member)> {
         self.known.iter().map(|(id, member)| (*id, member))
+    }
+}
+
+/// A hub of which only the lease is known.
+pub(super) fn unheard(row: HubRow) -> HubItem {
+    HubItem {
+        hub_id: row.id,
+        address: row.address,
+        version: row.version,
+        started_at: row.started_at.millis(),
+        draining: row.draining,
+        connections: 0,
+        spokes: 0,
+        calls_in_flight: 0,
+        recorder_backlog: 0,
+        own: false,
+        linked: false,
+        last_heard_at: row.renewed_at.millis(),
     }
 }
 
