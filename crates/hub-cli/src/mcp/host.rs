@@ -53,7 +53,7 @@ impl ClientHost {
         }
     }
 
-    async fn is_stream(&self, operation_id: &str) -> Result<bool, CallError> {
+    async fn is_stream(&self, operation_id: &str, within: Option<Duration>) -> Result<bool, CallError> {
         // The three that read the catalogue are asked for most.
         if ["hub.list", "hub.search", "hub.schema"].contains(&operation_id) {
             return Ok(false);
@@ -63,7 +63,13 @@ impl ClientHost {
         let kind = match known {
             Some(kind) => kind,
             None => {
-                let found = self.client.call(&GetSchemas { operation_ids: vec![plain.clone()] }).await?;
+                let asked = GetSchemas { operation_ids: vec![plain.clone()] };
+                let asking = self.client.call(&asked);
+                let late = |_| CallError::new(ErrorCode::Timeout, "the hub was not reached in the time of the call");
+                let found = match within {
+                    Some(within) => tokio::time::timeout(within, asking).await.map_err(late)??,
+                    None => asking.await?,
+                };
                 let missing = || CallError::new(ErrorCode::OperationNotFound, format!("no operation {plain:?}"));
                 let kind = found.operations.first().map(|spec| spec.kind).ok_or_else(missing)?;
                 let mut kinds = self.lock();
@@ -82,7 +88,7 @@ impl ClientHost {
     }
 
     async fn answer(&self, call: HostCall) -> Result<Answer, CallError> {
-        let stream = self.is_stream(&call.operation_id).await?;
+        let stream = self.is_stream(&call.operation_id, call.timeout).await?;
         let mut request = self.client.request(&call.operation_id).input(call.input);
         if let Some(key) = call.idempotency_key {
             request = request.idempotency_key(key);

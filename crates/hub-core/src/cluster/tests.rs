@@ -123,8 +123,8 @@ fn spec(id: &str, kind: OperationType) -> OperationSpec {
     serde_json::from_value::<OperationSpec>(spec).unwrap().with_id(id)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_mutation_that_a_leaving_hub_has_not_taken_goes_to_another_spoke() {
+/// A mutation that a hub has not taken when it leaves; `meanwhile`, over their link, it runs.
+async fn left_with_a_call(meanwhile: impl AsyncFnOnce(&mut Puppet, hub_protocol::HubId)) -> Called {
     let bed = Bed::start().await;
     let mut puppet = bed.puppet().await;
     let work = spec("work.do", OperationType::Mutation);
@@ -132,25 +132,23 @@ async fn a_mutation_that_a_leaving_hub_has_not_taken_goes_to_another_spoke() {
     bed.knows("work.do").await;
     let call = bed.call("work.do");
     puppet.is_asked().await;
+    meanwhile(&mut puppet, bed.hub.id()).await;
     bed.spoke("near", work, json!("near").into()).await;
     puppet.leaves().await;
-    let Ok(Answer::One(envelope)) = call.await.unwrap().result else { panic!("it failed") };
+    call.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mutation_that_a_leaving_hub_has_not_taken_goes_to_another_spoke() {
+    let called = left_with_a_call(async |_, _| {}).await;
+    let Ok(Answer::One(envelope)) = called.result else { panic!("it failed") };
     assert!(envelope.as_str().contains(r#""data":"near""#), "{}", envelope.as_str());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_that_is_asked_for_again_keeps_its_calls() {
-    let bed = Bed::start().await;
-    let mut puppet = bed.puppet().await;
-    let work = spec("work.do", OperationType::Mutation);
-    puppet.has_spoke(&bed.store, "far", &work).await;
-    bed.knows("work.do").await;
-    let call = bed.call("work.do");
-    puppet.is_asked().await;
-    puppet.opens(bed.hub.id()).await;
-    bed.spoke("near", work, json!("near").into()).await;
-    puppet.leaves().await;
-    assert!(call.await.unwrap().result.is_ok(), "the call was lost with its link");
+    let called = left_with_a_call(async |puppet, hub| puppet.opens(hub).await).await;
+    assert!(called.result.is_ok(), "the call was lost with its link");
 }
 
 #[tokio::test(flavor = "multi_thread")]
