@@ -39,22 +39,23 @@ fn table(spokes: &[SpokeItem], hubs: &[HubItem], now: u64) -> Table {
     let mut table = Table::new(&heads.into_iter().filter(shown).collect::<Vec<_>>());
     for spoke in spokes {
         let (status, since) = match spoke.status {
-            SpokeStatus::Connected if spoke.draining => (Cell::new("draining", Paint::Yellow), spoke.connected_at),
-            SpokeStatus::Connected => (Cell::new("connected", Paint::Green), spoke.connected_at),
-            SpokeStatus::Disconnected => {
-                (Cell::new("disconnected", Paint::Dim), spoke.disconnected_at.unwrap_or(spoke.connected_at))
+            SpokeStatus::Connected if spoke.draining => {
+                (Cell::new("draining", Paint::Yellow), Some(spoke.connected_at))
             }
+            SpokeStatus::Connected => (Cell::new("connected", Paint::Green), Some(spoke.connected_at)),
+            SpokeStatus::Disconnected => (Cell::new("disconnected", Paint::Dim), spoke.disconnected_at),
         };
         let home = hubs.iter().find(|hub| hub.hub_id == spoke.hub_id);
+        let told = home.is_none_or(|hub| hub.linked);
         let home = home.map_or_else(|| spoke.hub_id.to_string(), |hub| hub.address.clone());
         let cells = [
             Cell::new(&spoke.name, Paint::Bold),
             (&spoke.spoke_type).into(),
             status,
-            spoke.in_flight.to_string().into(),
+            if told { spoke.in_flight.to_string() } else { "-".to_owned() }.into(),
             spoke.load.map_or_else(|| "-".to_owned(), |load| format!("{load:.1}")).into(),
             spoke.operations.len().to_string().into(),
-            ago(since, now).into(),
+            since.map_or_else(|| "-".to_owned(), |since| ago(since, now)).into(),
             home.into(),
             spoke.version.as_deref().unwrap_or("-").into(),
         ];
@@ -88,19 +89,26 @@ mod tests {
              laptop  dev-env  connected           3   0.2           1  5.00 s ago  -\n\
              gpu     dev-env  disconnected        3   0.2           1  2.00 s ago  -\n"
         );
-        let hub = |id: &str| {
+        let hub = |id: &str, linked: bool| {
             let (address, version) = ("http://10.0.0.5:3300", "0.1.0");
             serde_json::from_value::<HubItem>(json!({
-                "hubId": id, "address": address, "version": version, "startedAt": 0, "lastHeardAt": 0, "own": true,
-                "linked": true, "draining": false, "connections": 1, "spokes": 1, "callsInFlight": 0, "recorderBacklog": 0,
+                "hubId": id, "address": address, "version": version, "startedAt": 0, "lastHeardAt": 0, "own": false,
+                "linked": linked, "draining": false, "connections": 1, "spokes": 1, "callsInFlight": 0, "recorderBacklog": 0,
             }))
             .unwrap()
         };
-        let text = |id: &str| table(&spokes[..1], &[hub(id)], 6_000).render(Style { colour: false }, None);
-        let known = text("019aa571-0000-7000-8000-000000000000");
+        let text = |id: &str, linked: bool| {
+            table(&spokes[..1], &[hub(id, linked)], 6_000).render(Style { colour: false }, None)
+        };
+        let known = text("019aa571-0000-7000-8000-000000000000", true);
         assert!(known.contains("SINCE       HUB                   VERSION\n"), "{known}");
         assert!(known.ends_with("5.00 s ago  http://10.0.0.5:3300  -\n"), "{known}");
-        let gone = text("019aa571-0000-7000-8000-000000000001");
+        let unheard = text("019aa571-0000-7000-8000-000000000000", false);
+        assert!(
+            unheard.ends_with("connected        -   0.2           1  5.00 s ago  http://10.0.0.5:3300  -\n"),
+            "{unheard}"
+        );
+        let gone = text("019aa571-0000-7000-8000-000000000001", true);
         assert!(gone.ends_with("5.00 s ago  019aa571-0000-7000-8000-000000000000  -\n"), "{gone}");
     }
 }

@@ -29,7 +29,7 @@ use bytes::Bytes;
 use hub_protocol::ops::hub::HubItem;
 use hub_protocol::{CallId, ConnectionId, HubId};
 use hub_pubsub::{Bus, BusDelivery, Inbox};
-use hub_storage::{Outage, Store};
+use hub_storage::{HubRow, Outage, Store};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +51,9 @@ const BEAT: Duration = Duration::from_millis(400);
 
 /// A hub that was silent for so long is taken for lost. With the beat's own interval this stays below 2 s.
 const SILENCE: Duration = Duration::from_millis(1_500);
+
+/// Most that is left of the lease of a hub when its silence has been noticed: it has renewed none since its last beat.
+const LEASE_OF_LOST: Duration = lease::TTL.saturating_sub(SILENCE.saturating_sub(BEAT));
 
 /// How long a hub that goes down gives the bus to take its last answers.
 const ANSWERING: Duration = Duration::from_secs(1);
@@ -156,16 +159,16 @@ impl Cluster {
         std::iter::once(mine).chain(others).collect()
     }
 
-    /// As [`Cluster::hubs`]. While the bus is away nobody is heard, and whoever has a lease lives.
+    /// As [`Cluster::hubs`], and those that are not heard, as the bus is away here or there, but renew their lease.
     pub(crate) async fn hubs_to_show(&self, hub: &Hub) -> Result<Vec<HubItem>, CoreError> {
         let mut hubs = self.hubs(hub);
-        if self.bus() != BusState::Up {
-            let leases = hub.store().hubs().list().await?;
-            let unheard =
-                leases.into_iter().filter(|row| row.remaining_ms > 0 && hubs.iter().all(|h| h.hub_id != row.id));
-            let unheard: Vec<HubItem> = unheard.map(members::unheard).collect();
-            hubs.extend(unheard);
-        }
+        // While nobody is heard, silence says nothing against anybody.
+        let least = if self.bus() == BusState::Up { LEASE_OF_LOST } else { Duration::ZERO };
+        let lives = |row: &HubRow| Duration::from_millis(row.remaining_ms) > least;
+        let leases = hub.store().hubs().list().await?.into_iter();
+        let unheard = leases.filter(|row| lives(row) && hubs.iter().all(|h| h.hub_id != row.id));
+        let unheard: Vec<HubItem> = unheard.map(members::unheard).collect();
+        hubs.extend(unheard);
         Ok(hubs)
     }
 

@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -333,6 +333,12 @@ impl Hub {
                 None => Vec::new(),
             },
         })
+    }
+
+    /// The other hubs that live, whether they are reached or not.
+    pub(crate) async fn other_hubs(&self) -> Result<HashSet<HubId>, CoreError> {
+        let Some(cluster) = self.cluster() else { return Ok(HashSet::new()) };
+        Ok(cluster.hubs_to_show(self).await?.into_iter().filter(|hub| !hub.own).map(|hub| hub.hub_id).collect())
     }
 
     /// What this hub carries now.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use hub_protocol::ops::calls::{CallStatus, GetCall, ListCalls};
-use hub_protocol::ops::hub::GetStatus;
+use hub_protocol::ops::hub::{GetStatus, ListSpokes};
 use hub_protocol::ops::keys::CreateKey;
 use hub_protocol::{CallError, ErrorCode};
 use hub_spoke::{Client, RunningSpoke};
@@ -57,6 +57,18 @@ async fn a_hub_without_the_bus_serves_what_is_local_and_says_so() -> Result<()> 
             Ok((linked == [true, false]).then_some(()))
         })
         .await?;
+        // Neither hub hears the other, and each shows the spoke that the other has.
+        for (n, name) in [(0, "there"), (1, "here")] {
+            let client = bed.client(n).await?;
+            eventually("the other hub can't be reached", || async {
+                Ok(client.call(&GetStatus {}).await?.hubs.iter().any(|hub| !hub.linked).then_some(()))
+            })
+            .await?;
+            let spokes = client.call(&ListSpokes { connected: Some(true) }).await?.spokes;
+            let spoke = spokes.iter().find(|spoke| spoke.name == name).with_context(|| format!("{n}: {spokes:?}"))?;
+            ensure!(spoke.operations == [format!("at.{name}")] && spoke.disconnected_at.is_none(), "{spoke:?}");
+            ensure!(client.call(&GetStatus {}).await?.hubs.iter().any(|hub| hub.hub_id == spoke.hub_id), "{spoke:?}");
+        }
         // The other hub's spoke can't be reached; that is said within the time in which it might come back.
         let error = asks(&client, "at.there").await.unwrap_err();
         ensure!(error.retryable, "{error:?}");

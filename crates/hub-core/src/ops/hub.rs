@@ -11,8 +11,8 @@ use hub_protocol::ops::hub::{
     Schemas, SearchOperations, SpokeHeartbeat, SpokeItem, SpokeStatus, Spokes, ToolOperation, ToolOperations,
     UnregisterOperations, UnregisteredOperations, UpdateOperations, UpdatedOperations, WatchTools, WhoAmI,
 };
-use hub_protocol::{AccessControl, CallError, CallId, CallRequested, Json, OperationSpec};
-use hub_storage::{SpokeRow, Stamp};
+use hub_protocol::{AccessControl, CallError, CallId, CallRequested, Json, OperationSpec, SpokeId};
+use hub_storage::{RegistrationRow, SpokeRow, Stamp};
 
 use super::clients::actor;
 use crate::CoreError;
@@ -202,32 +202,34 @@ async fn call(ctx: Ctx, input: Json) -> Result<Reply, CallError> {
 
 async fn spokes(ctx: Ctx, params: ListSpokes) -> Result<Spokes, CallError> {
     let rows = ctx.hub().store().spokes().list().await.map_err(CoreError::from)?;
-    let mut offered: HashMap<String, Vec<String>> = HashMap::new();
+    let mut registered: HashMap<SpokeId, Vec<RegistrationRow>> = HashMap::new();
     for row in ctx.hub().store().spokes().registrations().await.map_err(CoreError::from)? {
-        let ids = offered.entry(row.spoke).or_default();
-        if !ids.contains(&row.operation_id) {
-            ids.push(row.operation_id);
-        }
+        registered.entry(row.spoke_id).or_default().push(row);
     }
-    let connected = params.connected == Some(true);
+    let others = ctx.hub().other_hubs().await?;
     let items = rows.into_iter().map(|row| {
-        let known = offered.remove(&row.name).unwrap_or_default();
+        let registered = registered.remove(&row.id).unwrap_or_default();
         let live = ctx.hub().directory().spoke(&row.name);
-        let operations = live.as_ref().map_or(known, |live| live.offered());
-        item(row, operations, live.as_deref())
+        let connected = live.is_some() || row.connected && others.contains(&row.hub_id);
+        item(row, registered, live.as_deref(), connected)
     });
-    Ok(Spokes { spokes: items.filter(|s| !connected || s.status == SpokeStatus::Connected).collect() })
+    let only_connected = params.connected == Some(true);
+    Ok(Spokes { spokes: items.filter(|s| !only_connected || s.status == SpokeStatus::Connected).collect() })
 }
 
-fn item(row: SpokeRow, mut operations: Vec<String>, live: Option<&SpokeConnection>) -> SpokeItem {
+/// `live` is what this hub has of it: nothing of one at a hub that it does not reach.
+fn item(row: SpokeRow, registered: Vec<RegistrationRow>, live: Option<&SpokeConnection>, connected: bool) -> SpokeItem {
+    let stored = || registered.into_iter().filter(|r| r.active || !connected).map(|r| r.operation_id).collect();
+    let mut operations = live.map_or_else(stored, SpokeConnection::offered);
     operations.sort();
+    operations.dedup();
     let (load, heard) = live.map(SpokeConnection::last_heard).unwrap_or_default();
     SpokeItem {
         spoke_id: row.id,
         name: row.name,
         spoke_type: row.spoke_type,
-        status: if live.is_some() { SpokeStatus::Connected } else { SpokeStatus::Disconnected },
-        draining: live.is_some_and(SpokeConnection::is_draining),
+        status: if connected { SpokeStatus::Connected } else { SpokeStatus::Disconnected },
+        draining: live.map_or(connected && row.draining, SpokeConnection::is_draining),
         instance_id: row.instance_id,
         hub_id: row.hub_id,
         version: row.version,

@@ -281,7 +281,7 @@ wire! {
         name: String,
         /// `dev-env`, `client`, `compute`, …
         spoke_type: String,
-        /// `connected` or `disconnected`.
+        /// `connected`, also to a hub that lives but is not reached now, or `disconnected`.
         status: SpokeStatus,
         /// Whether it takes no more calls.
         draining: bool,
@@ -292,9 +292,9 @@ wire! {
         /// Version of its program.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         version: Option<String>,
-        /// Hub-wide ids of what it offers now; of a disconnected spoke, of all that it ever offered.
+        /// Hub-wide ids of what it offers; of a disconnected spoke, of all that it ever offered.
         operations: Vec<String>,
-        /// Calls running on it now.
+        /// Calls running on it now; 0 while its hub is not reached.
         in_flight: u64,
         /// From its last heartbeat.
         #[serde(default, skip_serializing_if = "Option::is_none")]
