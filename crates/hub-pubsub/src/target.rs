@@ -89,14 +89,39 @@ pub(crate) mod lasting {
     pub(crate) const STRANGER: &str = "not a redis server";
     pub(crate) const OLD: &str = "the server is older than Redis 6";
     pub(crate) const ALONE: &str = "the server is not a node of a cluster";
+    pub(crate) const DATABASE: &str = "the server has no database of that number";
+    pub(crate) const NO_TLS: &str = "the server knows no TLS";
+    pub(crate) const CERTIFICATE: &str = "the server's certificate is not valid";
 }
 
 impl TargetError {
     /// Whether the server may just be starting. What is wrong with a password or a version does not pass.
     #[must_use]
     pub fn may_pass(&self) -> bool {
-        use lasting::{ALONE, LOGIN, OLD, RIGHTS, STRANGER};
-        matches!(self, Self::Unavailable(reason) if ![LOGIN, RIGHTS, STRANGER, OLD, ALONE].contains(reason))
+        matches!(self, Self::Unavailable(_)) && self.remedy().is_none()
+    }
+
+    /// What can be done about what does not pass.
+    #[must_use]
+    pub fn remedy(&self) -> Option<&'static str> {
+        use lasting::{ALONE, CERTIFICATE, DATABASE, LOGIN, NO_TLS, OLD, RIGHTS, STRANGER};
+        let Self::Unavailable(reason) = self else { return None };
+        match *reason {
+            LOGIN => Some("are user and password in its URL right?"),
+            RIGHTS => {
+                Some("the user needs &hub:* +@pubsub +@connection, in a cluster ~hub:* +exists +cluster|keyslot, too")
+            }
+            STRANGER => Some("is it a Redis that listens there?"),
+            OLD => Some("take Redis 6 or newer, or Valkey"),
+            ALONE => Some("for a server on its own write redis:// or rediss://"),
+            DATABASE => Some("leave the number out of its URL, or raise `databases` of the server"),
+            NO_TLS => Some("turn TLS on there, or write redis in place of rediss"),
+            CERTIFICATE => Some(
+                "it must be for the host's name and from a public authority, or from one in a file: ?sslrootcert=FILE \
+                 behind the URL",
+            ),
+            _ => None,
+        }
     }
 }
 

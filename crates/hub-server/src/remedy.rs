@@ -1,8 +1,12 @@
+use hub_pubsub::TargetError;
 use hub_storage::StoreError;
 
-/// What the person who runs the hub can do about an error of its database.
+/// What the person who runs the hub can do about an error of its database or its bus.
 #[must_use]
 pub fn remedy(error: &anyhow::Error) -> Option<&'static str> {
+    if let Some(bus) = error.chain().find_map(|cause| cause.downcast_ref::<TargetError>()) {
+        return bus.remedy();
+    }
     let store = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>())?;
     // The databases have no kinds for these.
     let text = format!("{error:#}");

@@ -107,7 +107,8 @@ async fn a_hub_that_starts_without_redis_gets_ready_once_it_is_there() -> Result
     let strange = format!("redis://nobody:wrong@127.0.0.1:{}/", bed.redis.port());
     let mut hub = Logged::start(&bed, 1, &[("--redis", &strange)])?;
     ensure!(hub.ends().await?.code() == Some(2), "it has started");
-    hub.says("cannot use the Redis given by --redis: event server is unavailable: wrong username or password").await
+    hub.says("cannot use the Redis given by --redis: event server is unavailable: wrong username or password").await?;
+    hub.says("; are user and password in its URL right?").await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, RedisResult, ServerErrorKind,
 };
 
-use super::place::{Turns, hosts, split_login};
+use super::place::{Turns, Way, is_tls, split_login};
 use crate::TargetError;
 
 /// From node to node while they disagree. The cluster is changing then, and the next attempt will find it settled.
@@ -22,7 +22,7 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// `[user:password@]host[:port][,host[:port]…][/]`.
-    pub(crate) fn parse(scheme: &str, rest: &str, key: &str) -> Result<Self, TargetError> {
+    pub(crate) fn parse(way: &Way<'_>, rest: &str, key: &str) -> Result<Self, TargetError> {
         const SHAPE: TargetError = TargetError::InvalidUrl(
             "expected redis+cluster://[user:password@]host[:port][,host[:port]…], or rediss+cluster://",
         );
@@ -30,8 +30,12 @@ impl Cluster {
         if text.contains('/') {
             return Err(SHAPE);
         }
-        let seeds = hosts(scheme, login, text, 6379, "").ok_or(SHAPE)?;
+        let seeds = way.hosts(login, text, 6379, "").ok_or(SHAPE)?;
         Ok(Self { seeds: Turns::new(seeds), key: key.to_owned() })
+    }
+
+    pub(crate) fn has_tls(&self) -> bool {
+        self.seeds.first().is_some_and(is_tls)
     }
 
     /// The node that says of itself that it serves the slot.
@@ -96,7 +100,7 @@ mod tests {
     #[test]
     fn the_named_node_is_found_with_the_same_login() {
         let next = |seed: &str, address: &str| {
-            let seeds = hosts(seed, "u:pw@", "seed:7000", 1, "").expect("a seed");
+            let seeds = Way { scheme: seed, roots: None }.hosts("u:pw@", "seed:7000", 1, "").expect("a seed");
             let answer = redis::parse_redis_value(format!("-MOVED 7 {address}\r\n").as_bytes()).expect("an error");
             let info = moved_to(&seeds[0], &answer.extract_error().expect_err("an error"))?;
             assert_eq!((info.redis_settings().username(), info.redis_settings().password()), (Some("u"), Some("pw")));

@@ -212,8 +212,8 @@ impl Shared {
             client.get_multiplexed_async_connection_with_config(&config).await
         };
         // The handshake's answers too: what listens there may be no Redis and say nothing.
-        let redis = timeout(patience, connecting).await.map_err(|_| "no answer in time")?;
-        let mut connection = Connection { redis: redis.map_err(|error| self.failed(&error))?, generation };
+        let redis = timeout(patience, connecting).await.map_err(|_| self.late())?;
+        let mut connection = Connection { redis: redis.map_err(|error| self.refused(&error))?, generation };
         let all = self.wanted.all();
         self.tell(&mut connection, &all).await?;
         tracing::debug!(link = self.name, "connected to redis");
@@ -306,15 +306,39 @@ impl Shared {
         }
     }
 
+    /// As [`Shared::failed`], while connecting.
+    fn refused(&self, error: &RedisError) -> &'static str {
+        match self.failed(error) {
+            "no answer in time" => self.late(),
+            _ if error.is_connection_dropped() && !error.is_connection_refusal() && !self.settings.place.has_tls() => {
+                "the connection is ended at once: the server is away or wants TLS"
+            }
+            reason => reason,
+        }
+    }
+
+    fn late(&self) -> &'static str {
+        if self.settings.place.has_tls() {
+            "no answer in time: the server is away or knows no TLS"
+        } else {
+            "no answer in time"
+        }
+    }
+
     /// A reason that can be shown to anyone; the log gets the whole error, which holds no password.
     fn failed(&self, error: &RedisError) -> &'static str {
         tracing::debug!(link = self.name, %error, "redis failed");
+        let text = error.to_string();
         match (error.kind(), error.code()) {
             (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => lasting::LOGIN,
             (ErrorKind::MasterNameNotFoundBySentinel, _) => "no Sentinel knows a master of this name that answers",
             (ErrorKind::Server(ServerErrorKind::Moved), _) => "another node serves the slot of the hub's prefix now",
             (ErrorKind::Server(ServerErrorKind::ClusterDown), _) => "the cluster is down, or most of it not reached",
-            _ if error.to_string().contains("cluster support disabled") => lasting::ALONE,
+            _ if text.contains("cluster support disabled") => lasting::ALONE,
+            _ if text.contains("DB index is out of range") => lasting::DATABASE,
+            _ if text.contains("invalid peer certificate") => lasting::CERTIFICATE,
+            _ if text.contains("received corrupt message") => lasting::NO_TLS,
+            _ if text.contains("failed to lookup address") => "the name of the host is not known",
             (_, Some("NOPERM")) => lasting::RIGHTS,
             (ErrorKind::Parse | ErrorKind::UnexpectedReturnType, _) => lasting::STRANGER,
             (ErrorKind::RESP3NotSupported, _) => lasting::OLD,

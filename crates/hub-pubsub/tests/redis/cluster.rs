@@ -6,7 +6,7 @@ use hub_pubsub::contract::{self, Bus as Targets};
 use hub_pubsub::{Bus, BusDelivery, Delivery, EventTarget, Inbox, Message, RedisOptions, Subscription, TargetError};
 use hub_testkit::servers::RedisCluster;
 
-use crate::{options, within};
+use crate::{FIXTURES, options, trusted, within};
 
 /// The prefix of [`RedisOptions::default`], whose slot decides.
 const PREFIX: &str = "hub:";
@@ -14,17 +14,26 @@ const PREFIX: &str = "hub:";
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_cluster_fulfils_the_contract() {
     let cluster = RedisCluster::start().expect("a cluster");
-    let url = cluster.url();
+    fulfils_the_contract(&cluster.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_cluster_on_tls_fulfils_the_contract() {
+    let cluster = RedisCluster::start_with(Some(FIXTURES.into())).expect("a cluster");
+    fulfils_the_contract(&trusted(&cluster.tls_url())).await;
+}
+
+async fn fulfils_the_contract(url: &str) {
     // Each with another prefix, so at another node.
     contract::run(async |capacity| {
         let options = options().with_capacity(capacity);
-        let [publisher, subscriber] = [(); 2].map(|()| EventTarget::redis(&url, options.clone()).expect("a URL"));
+        let [publisher, subscriber] = [(); 2].map(|()| EventTarget::redis(url, options.clone()).expect("a URL"));
         Targets { publisher, subscriber }
     })
     .await;
     contract::run_bus(async |bytes| {
         let options = options().with_inbox_bytes(bytes);
-        [(); 2].map(|()| Bus::redis(&url, options.clone()).expect("a URL"))
+        [(); 2].map(|()| Bus::redis(url, options.clone()).expect("a URL"))
     })
     .await;
 }
@@ -96,7 +105,20 @@ async fn the_replica_that_takes_the_place_of_a_lost_node_is_found() {
 #[tokio::test]
 async fn a_slot_that_moves_takes_everyone_along() {
     let cluster = RedisCluster::start().expect("a cluster");
-    let mut hubs = Hubs::start(&cluster.url()).await;
+    all_follow_the_slot(&cluster, &cluster.url()).await;
+}
+
+#[tokio::test]
+async fn a_slot_that_moves_on_tls_takes_everyone_along_who_trusts_the_nodes() {
+    let cluster = RedisCluster::start_with(Some(FIXTURES.into())).expect("a cluster");
+    all_follow_the_slot(&cluster, &trusted(&cluster.tls_url())).await;
+    let stranger = EventTarget::redis(&cluster.tls_url(), RedisOptions::default()).expect("a URL");
+    let told = within("a refusal", stranger.check()).await;
+    assert_eq!(told, Err(TargetError::Unavailable("the server's certificate is not valid")));
+}
+
+async fn all_follow_the_slot(cluster: &RedisCluster, url: &str) {
+    let mut hubs = Hubs::start(url).await;
     for text in ["once", "again"] {
         let before = cluster.serving(PREFIX).expect("a node");
         cluster.move_slot(PREFIX).expect("move");

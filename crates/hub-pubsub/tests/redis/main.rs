@@ -10,6 +10,14 @@ use std::time::Duration;
 
 use hub_pubsub::RedisOptions;
 
+/// A certificate for `localhost`, and who issued it.
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../hub-spoke/tests/fixtures");
+
+/// The URL, for who trusts that issuer.
+fn trusted(url: &str) -> String {
+    format!("{url}?sslrootcert={FIXTURES}/ca.pem")
+}
+
 /// The shared server. Its users keep apart by prefix.
 fn shared_url() -> String {
     hub_testkit::servers::redis_url().expect("a Redis server for tests")

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::{options, shared_url, within};
+use crate::{FIXTURES, options, shared_url, trusted, within};
 
 async fn reason(url: &str) -> &'static str {
     let options = RedisOptions::default().with_timeout(Duration::from_millis(500));
@@ -21,32 +21,52 @@ async fn reason(url: &str) -> &'static str {
     reason
 }
 
-#[tokio::test]
-async fn passwords_are_checked_and_not_shown() {
-    let options = RedisServerOptions { password: Some("right-pw".into()), ..Default::default() };
-    let server = Redis::start_with(&options).expect("redis");
-    let port = server.port();
-    let target = EventTarget::redis(&server.url(), RedisOptions::default()).expect("a URL");
-    assert_eq!(target.check().await, Ok(()));
-    assert!(!format!("{target:?}").contains("right-pw"));
-    for url in [format!("redis://:wrong-pw@127.0.0.1:{port}"), format!("redis://127.0.0.1:{port}")] {
-        assert_eq!(reason(&url).await, "wrong username or password", "{url}");
-    }
+/// A server that answers with these bytes, if any, and ends the connection.
+async fn strange(tasks: &mut JoinSet<()>, answer: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let port = listener.local_addr().expect("address").port();
+    tasks.spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _told = stream.write_all(answer).await;
+            let _ended = stream.shutdown().await;
+        }
+    });
+    port
 }
 
 #[tokio::test]
-async fn another_server_is_told_apart() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-    let port = listener.local_addr().expect("address").port();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.expect("accept");
-            stream.write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n").await.expect("write");
-            stream.shutdown().await.ok();
-        }
-    });
-    assert_eq!(reason(&format!("redis://127.0.0.1:{port}")).await, "not a redis server");
+async fn a_server_that_can_not_be_used_is_told_with_the_reason_and_without_the_password() {
+    const LOGIN: &str = "wrong username or password";
+    const ENDED: &str = "the connection is ended at once: the server is away or wants TLS";
+    let options =
+        RedisServerOptions { password: Some("right-pw".into()), tls: Some(FIXTURES.into()), ..Default::default() };
+    let server = Redis::start_with(&options).expect("redis");
+    let target = EventTarget::redis(&server.url(), RedisOptions::default()).expect("a URL");
+    assert_eq!(target.check().await, Ok(()));
+    assert!(!format!("{target:?}").contains("right-pw"));
+    let (port, tls, mut tasks) = (server.port(), server.tls_port(), JoinSet::new());
+    let http = strange(&mut tasks, b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n").await;
+    let hasty = strange(&mut tasks, b"").await;
+    let on_tls = EventTarget::redis(&trusted(&format!("rediss://:right-pw@localhost:{tls}")), RedisOptions::default());
+    assert_eq!(on_tls.expect("a URL").check().await, Ok(()));
+    for (url, says, lasts) in [
+        (format!("redis://:wrong-pw@127.0.0.1:{port}"), LOGIN, true),
+        (format!("redis://127.0.0.1:{port}"), LOGIN, true),
+        (format!("redis://nobody:right-pw@127.0.0.1:{port}"), LOGIN, true),
+        (format!("redis://:right-pw@127.0.0.1:{port}/99"), "the server has no database of that number", true),
+        (format!("redis://:right-pw@127.0.0.1:{http}"), "not a redis server", true),
+        (format!("rediss://:right-pw@127.0.0.1:{http}"), "the server knows no TLS", true),
+        (format!("rediss://:right-pw@localhost:{tls}"), "the server's certificate is not valid", true),
+        (trusted(&format!("rediss://:right-pw@127.0.0.1:{tls}")), "the server's certificate is not valid", true),
+        (format!("redis://:right-pw@127.0.0.1:{tls}"), ENDED, false),
+        (format!("redis://:right-pw@127.0.0.1:{hasty}"), ENDED, false),
+        ("redis://:right-pw@127.0.0.1:1".to_owned(), "connection refused", false),
+        ("redis://:right-pw@no-such-host.invalid".to_owned(), "the name of the host is not known", false),
+    ] {
+        assert_eq!(reason(&url).await, says, "{url}");
+        let error = TargetError::Unavailable(says);
+        assert_eq!((error.remedy().is_some(), error.may_pass()), (lasts, !lasts), "{says}");
+    }
 }
 
 #[tokio::test]
@@ -61,9 +81,10 @@ async fn a_cluster_must_be_one_and_be_up() {
 #[tokio::test]
 async fn tls_is_not_given_up_for_plain_text() {
     let server = Redis::start().expect("redis");
-    // It answers to a TLS hello with silence or an error.
+    // It answers to a TLS hello with silence or an error, as that happens to hold an end of line or not.
     let reason = reason(&format!("rediss://127.0.0.1:{}", server.port())).await;
-    assert!(["no connection", "no answer in time"].contains(&reason), "{reason}");
+    let told = ["the server knows no TLS", "no answer in time: the server is away or knows no TLS"];
+    assert!(told.contains(&reason), "{reason}");
 }
 
 #[tokio::test]

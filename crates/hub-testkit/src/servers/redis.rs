@@ -15,6 +15,8 @@ pub struct RedisServerOptions {
     pub password: Option<String>,
     /// A node of a cluster that as yet has no others and serves nothing.
     pub cluster: bool,
+    /// A folder with `ca.pem`, `localhost.pem` and `localhost-key.pem`, for TLS on a second port and between nodes.
+    pub tls: Option<PathBuf>,
 }
 
 /// A Redis or Valkey server of its own that keeps nothing on disk.
@@ -24,6 +26,7 @@ pub struct Redis {
     port: u16,
     /// On which nodes of a cluster speak to each other.
     bus_port: u16,
+    tls_port: u16,
     options: RedisServerOptions,
     // Last, so that the server has ended when it is removed.
     folder: TempDir,
@@ -45,8 +48,8 @@ impl Redis {
     pub fn start_with(options: &RedisServerOptions) -> Result<Self> {
         let program = program().context("Redis is not installed (no redis-server or valkey-server found)")?;
         let folder = folder("redis", None)?;
-        let (port, bus_port) = (free_port()?, free_port()?);
-        let mut redis = Self { server: None, program, port, bus_port, options: options.clone(), folder };
+        let [port, bus_port, tls_port] = [free_port()?, free_port()?, free_port()?];
+        let mut redis = Self { server: None, program, port, bus_port, tls_port, options: options.clone(), folder };
         redis.start_again()?;
         Ok(redis)
     }
@@ -62,6 +65,12 @@ impl Redis {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The port for TLS, if it was asked for; the certificate is for `localhost`.
+    #[must_use]
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port
     }
 
     pub(super) fn bus_port(&self) -> u16 {
@@ -106,6 +115,17 @@ impl Redis {
             // However long a replica has not heard of its master, it takes over; and it is one at once.
             command.args(["--cluster-node-timeout", "2000", "--cluster-replica-validity-factor", "0"]);
             command.args(["--repl-diskless-sync-delay", "0"]);
+        }
+        if let Some(files) = &self.options.tls {
+            command.args(["--tls-port", &self.tls_port.to_string(), "--tls-auth-clients", "no"]);
+            command.arg("--tls-ca-cert-file").arg(files.join("ca.pem"));
+            command.arg("--tls-cert-file").arg(files.join("localhost.pem"));
+            command.arg("--tls-key-file").arg(files.join("localhost-key.pem"));
+        }
+        if self.options.cluster && self.options.tls.is_some() {
+            command.args(["--tls-cluster", "yes", "--tls-replication", "yes"]);
+            // An address is not what the certificate is for.
+            command.args(["--cluster-announce-hostname", "localhost", "--cluster-preferred-endpoint-type", "hostname"]);
         }
         // Any answer: with a password it is an error.
         let is_ready = || ask(self.port, "PING\r\n").is_ok_and(|answer| !answer.starts_with("-LOADING"));

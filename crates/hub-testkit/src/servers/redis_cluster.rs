@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -20,7 +21,15 @@ impl RedisCluster {
     /// # Errors
     /// Redis isn't installed, is older than 7, or does not start.
     pub fn start() -> Result<Self> {
-        let options = RedisServerOptions { password: Some("cluster-pw".to_owned()), cluster: true };
+        Self::start_with(None)
+    }
+
+    /// As [`RedisCluster::start`], and with the files of [`RedisServerOptions::tls`] on TLS.
+    ///
+    /// # Errors
+    /// As for [`RedisCluster::start`].
+    pub fn start_with(tls: Option<PathBuf>) -> Result<Self> {
+        let options = RedisServerOptions { password: Some("cluster-pw".to_owned()), cluster: true, tls };
         let nodes = (0..2 * MASTERS).map(|_| Redis::start_with(&options)).collect::<Result<Vec<_>>>()?;
         let cluster = Self { nodes };
         let [first, others @ ..] = &*cluster.nodes else { unreachable!("six") };
@@ -49,6 +58,13 @@ impl RedisCluster {
         let urls: Vec<String> = self.nodes.iter().map(Redis::url).collect();
         let hosts = urls.iter().filter_map(|url| Some(url.split_once('@')?.1.trim_end_matches('/')));
         format!("redis+cluster://:cluster-pw@{}", hosts.collect::<Vec<_>>().join(","))
+    }
+
+    /// As [`RedisCluster::url`], of the ports for TLS.
+    #[must_use]
+    pub fn tls_url(&self) -> String {
+        let hosts: Vec<String> = self.nodes.iter().map(|node| format!("localhost:{}", node.tls_port())).collect();
+        format!("rediss+cluster://:cluster-pw@{}", hosts.join(","))
     }
 
     /// The node that serves the slot of a key, after waiting until there is one.
