@@ -68,6 +68,8 @@ fn all() -> ListEvents {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grown_hub_moves_into_postgres_and_nothing_is_lost() -> Result<()> {
     let moved = Move::set_up()?;
+    // What another program has there is no hindrance.
+    psql(&moved.url, "CREATE TABLE orders (id int)")?;
     let hub = moved.hub("data", &[]).await?;
     let key = hub.admin_key()?;
     let client = Client::connect(&hub.url(), &key).await?;

@@ -25,18 +25,18 @@ pub(crate) async fn wait(url: &str) -> Result<()> {
     loop {
         match Store::pending_postgres(url).await {
             Ok(_) => return Ok(()),
-            Err(error) if error.may_pass() && Instant::now() < until => tell_once(&mut told, url, &error),
+            Err(error) if error.may_pass() && Instant::now() < until => tell_once(&mut told, &error),
             Err(error) => return Err(error).context(WRONG),
         }
         sleep(PAUSE).await;
     }
 }
 
-fn tell_once(told: &mut bool, url: &str, error: &StoreError) {
+fn tell_once(told: &mut bool, error: &StoreError) {
     if std::mem::replace(told, true) {
         return;
     }
-    let (address, seconds) = (Store::postgres_address(url).unwrap_or_default(), PATIENCE.as_secs());
+    let seconds = PATIENCE.as_secs();
     let why = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-    tracing::warn!(database = address, reason = why, "waiting for the database for up to {seconds} s");
+    tracing::warn!(reason = why, "waiting for the database for up to {seconds} s");
 }

@@ -1,8 +1,9 @@
 use std::path::PathBuf;
 
-use diesel::ConnectionError;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use hub_protocol::{HubId, Json};
+
+use crate::postgres::{Refusal, Refused};
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
@@ -16,6 +17,12 @@ pub enum StoreError {
         found: String,
         /// Newest migration this binary has.
         known: String,
+    },
+    /// Another program has what the hub's tables or their indexes are called; nothing was made.
+    #[error("the database has another program's {}", names.join(", "))]
+    Taken {
+        /// What is in the way.
+        names: Vec<String>,
     },
     /// The same operation and version is stored with another spec.
     #[error("operation {operation} version {version} is registered with another definition")]
@@ -76,10 +83,16 @@ pub enum StoreError {
         /// What was asked for.
         what: &'static str,
     },
-    /// The database could not be opened.
+    /// The URL of a server can't be used.
+    #[error("the address of the database can't be used: {why}")]
+    Address {
+        /// What is wrong with it, without its password.
+        why: String,
+    },
+    /// The file could not be opened.
     #[error("cannot open database {}", path.display())]
     Open {
-        /// The file, or the address without its password.
+        /// The file.
         path: PathBuf,
         /// What the database said.
         source: Source,
@@ -122,8 +135,14 @@ impl StoreError {
     /// a password, a name or a certificate does not pass.
     #[must_use]
     pub fn may_pass(&self) -> bool {
-        let Self::Unavailable(source) = self else { return false };
-        !matches!(source.downcast_ref(), Some(ConnectionError::InvalidConnectionUrl(_)))
+        matches!(self, Self::Unavailable(_)) && self.refusal().is_none_or(Refusal::may_pass)
+    }
+
+    /// What kept the first connection to a server from being made.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        let Self::Unavailable(source) = self else { return None };
+        source.downcast_ref::<Refused>().map(|refused| refused.kind)
     }
 
     /// Whether the database undid the transaction because another one got in its way.

@@ -160,7 +160,7 @@ pub use hubs::{HeldSpoke, HubRow, Hubs, Leases, Renewed};
 pub use idempotency::{Begun, Idempotency, IdempotencyRow};
 pub use keys::{KeyRow, Keys};
 pub use outage::Outage;
-pub use postgres::PostgresOptions;
+pub use postgres::{PostgresOptions, Refusal};
 pub use retention::{Retention, Swept};
 pub use secrets::{Agreement, SecretRow, Secrets};
 pub use settings::Settings;

@@ -4,10 +4,12 @@
 //! long as the server's `statement_timeout`, for a verb three times that, and for a peer that has vanished as long
 //! as `tcp_user_timeout`.
 
+mod address;
 mod append;
 mod bulk;
 mod connect;
 mod migrate;
+mod refusal;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +25,8 @@ use append::Appender;
 use connect::Health;
 pub(crate) use connect::Target;
 pub(crate) use migrate::{migrate, pending};
+pub use refusal::Refusal;
+pub(crate) use refusal::Refused;
 
 /// What query bodies call their connection and database; see the one of SQLite.
 pub(crate) mod names {
@@ -126,6 +130,7 @@ impl Postgres {
             let (target, health) = (Arc::clone(&to), Arc::clone(&watched));
             async move { health.connect(&target).await }.boxed()
         });
+        let address = target.address();
         let manager = AsyncDieselConnectionManager::new_with_config(String::new(), config);
         let pool = Pool::builder()
             .max_size(options.pool.max(1))
@@ -134,7 +139,7 @@ impl Postgres {
             .retry_connection(false)
             .build(manager)
             .await
-            .map_err(|error| StoreError::Unavailable(error.into()))?;
+            .map_err(|error| StoreError::Unavailable(format!("{address}: {error}").into()))?;
         let inner = Arc::new(Inner { pool: Mutex::new(Some(pool)), health, target, options, outage });
         Ok(Self { appender: Appender::start(Arc::clone(&inner)), inner })
     }

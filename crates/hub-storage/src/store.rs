@@ -45,7 +45,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::NewerDatabase`] for the database of a newer hub, which is left as it is,
-    /// [`StoreError::Unavailable`] when it can't be reached, [`StoreError::Open`] for a malformed address, else what
+    /// [`StoreError::Unavailable`] when it can't be reached, [`StoreError::Address`] for a malformed address, else what
     /// migrating met.
     pub async fn open_postgres(url: &str, options: PostgresOptions) -> Result<Self, StoreError> {
         Ok(Self { backend: Backend::Postgres(Arc::new(Postgres::open(url, options).await?)) })
@@ -69,14 +69,6 @@ impl Store {
         if let Backend::Postgres(database) = &self.backend {
             database.tell_outages();
         }
-    }
-
-    /// Where a Postgres URL leads to, without user and password.
-    ///
-    /// # Errors
-    /// [`StoreError::Open`] for a malformed one.
-    pub fn postgres_address(url: &str) -> Result<String, StoreError> {
-        Ok(Target::parse(url, &PostgresOptions::default())?.address())
     }
 
     /// Applies the migrations that a Postgres database lacks; returns their names, oldest first.

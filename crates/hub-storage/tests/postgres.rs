@@ -54,6 +54,53 @@ async fn migrating_tells_what_it_did() {
 }
 
 #[tokio::test]
+async fn what_another_program_has_is_left_alone_and_never_shared() {
+    let database = Database::new();
+    let (url, nothing) =
+        (database.url(), "DO $$ BEGIN ASSERT to_regclass('__diesel_schema_migrations') IS NULL; END $$");
+    run(url, "CREATE TABLE orders (); CREATE TABLE secrets (); CREATE TYPE leases AS ENUM (); CREATE SCHEMA apart");
+    for refused in [
+        Store::pending_postgres(url).await.unwrap_err(),
+        Store::migrate_postgres(url).await.unwrap_err(),
+        open(url).await.unwrap_err(),
+    ] {
+        assert!(matches!(&refused, StoreError::Taken { names } if *names == ["leases", "secrets"]), "{refused}");
+        run(url, nothing);
+    }
+    // A schema of one's own, and tables of other names.
+    open(&format!("{url}?options=-csearch_path%3Dapart"))
+        .await
+        .unwrap()
+        .settings()
+        .set("a", Json::null())
+        .await
+        .unwrap();
+    run(url, "DROP TABLE secrets; DROP TYPE leases");
+    let store = open(url).await.unwrap();
+    assert_eq!(store.settings().get("a").await.unwrap(), None);
+    run(url, "DO $$ BEGIN ASSERT to_regclass('orders') IS NOT NULL; END $$");
+}
+
+#[tokio::test]
+async fn migrations_that_fail_in_the_middle_leave_nothing() {
+    let database = Database::new();
+    let refuse = "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+          IF to_regclass('clients') IS NOT NULL THEN RAISE 'no clients here'; END IF; END $$;
+        CREATE EVENT TRIGGER refuse ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION refuse()";
+    run(database.url(), refuse);
+    let refused = open(database.url()).await.unwrap_err();
+    assert!(
+        matches!(&refused, StoreError::Migrate { source } if source.to_string().contains("no clients")),
+        "{refused}"
+    );
+    let nothing = "DO $$ BEGIN
+          ASSERT (SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace) = 0; END $$";
+    run(database.url(), nothing);
+    run(database.url(), "DROP EVENT TRIGGER refuse");
+    open(database.url()).await.unwrap();
+}
+
+#[tokio::test]
 async fn many_hubs_migrate_at_once() {
     let database = Database::new();
     let mut opens = tokio::task::JoinSet::new();
@@ -236,7 +283,7 @@ async fn appends_across_a_restart_are_written_once() {
 async fn addresses_and_encryption() {
     let database = Database::new();
     let url = database.url();
-    let ended = |what: &'static str| format!("{url}?{what}");
+    let ended = |what: &str| format!("{url}?{what}");
     open(&ended("sslmode=disable")).await.unwrap();
     open(&ended("sslmode=prefer")).await.unwrap();
     // The test's server speaks no TLS.
@@ -244,9 +291,13 @@ async fn addresses_and_encryption() {
         let refused = open(&ended(demanded)).await.unwrap_err();
         assert!(matches!(refused, StoreError::Unavailable(_)), "{demanded}: {refused}");
     }
-    for malformed in ["sslmode=nonsense", "sslmode=verify-ca", "sslmode=verify-full&sslrootcert=%2Fno%2Fsuch.pem"] {
+    for malformed in ["sslmode=nonsense", "sslmode=verify-ca"] {
         let refused = open(&ended(malformed)).await.unwrap_err();
-        assert!(matches!(refused, StoreError::Open { .. }), "{malformed}: {refused}");
+        assert!(matches!(refused, StoreError::Address { .. }), "{malformed}: {refused}");
+    }
+    for file in ["/no/such.pem", "/dev/null"] {
+        let refused = open(&ended(&format!("sslmode=verify-full&sslrootcert={file}"))).await.unwrap_err();
+        assert!(matches!(&refused, StoreError::Address { why } if why.contains(file)), "{refused}");
     }
     let secret = open("postgres://me:secret@127.0.0.1:nonsense/x").await.unwrap_err();
     assert!(!format!("{secret:?}").contains("secret"));

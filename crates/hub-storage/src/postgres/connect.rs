@@ -1,11 +1,11 @@
-//! Addresses, TLS, and a look at whether the server can be reached.
+//! Connecting, TLS, and a look at whether the server can be reached.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use diesel::{ConnectionError, ConnectionResult};
+use diesel::ConnectionResult;
 use diesel_async::pooled_connection::bb8::{Pool, PooledConnection, RunError};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -13,11 +13,11 @@ use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio_postgres::config::SslMode;
-use tokio_postgres::error::SqlState;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::PostgresOptions;
+use super::address::{self, Address};
+use super::refusal::{self, Refusal, Refused};
 use crate::StoreError;
 
 /// How often one who waits for a connection looks whether any can come.
@@ -34,28 +34,7 @@ pub(crate) struct Target {
 impl Target {
     /// Reads a `postgres://` URL. `sslmode=verify-full` and `sslrootcert`, which the driver doesn't know, are ours.
     pub(crate) fn parse(url: &str, options: &PostgresOptions) -> Result<Self, StoreError> {
-        let refused = |why: &str| StoreError::Open { path: PathBuf::from("postgres"), source: why.into() };
-        if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
-            return Err(refused("the address does not begin with postgres://"));
-        }
-        let (base, query) = url.split_once('?').unwrap_or((url, ""));
-        let (mut verify, mut root_cert, mut rest) = (false, None, Vec::new());
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            match pair.split_once('=') {
-                Some(("sslmode", "verify-full")) => (verify, rest) = (true, [rest, vec!["sslmode=require"]].concat()),
-                Some(("sslmode", "verify-ca" | "allow")) => {
-                    return Err(refused("sslmode must be disable, prefer, require or verify-full"));
-                }
-                Some(("sslrootcert", file)) => root_cert = Some(decoded(file)),
-                _ => rest.push(pair),
-            }
-        }
-        // The driver's message can quote the address, password included.
-        let mut config: tokio_postgres::Config =
-            format!("{base}?{}", rest.join("&")).parse().map_err(|_| refused("the address is malformed"))?;
-        if verify && config.get_ssl_mode() != SslMode::Require {
-            return Err(refused("sslmode is given twice"));
-        }
+        let Address { mut config, verify, root_cert } = Address::parse(url)?;
         if config.get_application_name().is_none() {
             config.application_name("hub");
         }
@@ -77,87 +56,37 @@ impl Target {
 
     /// Hosts and database, without user and password.
     pub(crate) fn address(&self) -> String {
-        let hosts: Vec<String> = self
-            .config
-            .get_hosts()
-            .iter()
-            .zip(self.config.get_ports().iter().chain([&5432].into_iter().cycle()))
-            .map(|(host, port)| match host {
-                tokio_postgres::config::Host::Tcp(name) => format!("{name}:{port}"),
-                #[cfg(unix)]
-                tokio_postgres::config::Host::Unix(path) => format!("{}:{port}", path.display()),
-            })
-            .collect();
-        format!("postgres://{}/{}", hosts.join(","), self.config.get_dbname().unwrap_or_default())
+        address::shown(&self.config)
     }
 
     /// A connection that is set up for verbs.
-    pub(crate) async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
+    pub(crate) async fn connect(&self) -> Result<AsyncPgConnection, Refused> {
         self.connect_with(&self.set_up).await
     }
 
     /// A connection set up by these statements.
-    pub(crate) async fn connect_with(&self, set_up: &str) -> ConnectionResult<AsyncPgConnection> {
+    pub(crate) async fn connect_with(&self, set_up: &str) -> Result<AsyncPgConnection, Refused> {
         let connecting = async {
-            let (client, connection) = self.config.connect(self.tls.clone()).await.map_err(why)?;
-            let mut conn = AsyncPgConnection::try_from_client_and_connection(client, connection).await?;
-            conn.batch_execute(set_up).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
+            let connected = self.config.connect(self.tls.clone()).await;
+            let (client, connection) = connected.map_err(|error| refusal::of(&error))?;
+            let conn = AsyncPgConnection::try_from_client_and_connection(client, connection).await;
+            let mut conn = conn.map_err(|error| (Refusal::Other, error.to_string()))?;
+            conn.batch_execute(set_up).await.map_err(|error| (Refusal::Other, error.to_string()))?;
             Ok(conn)
         };
         // Once more around it all: the driver bounds only the TCP part.
         let limit = self.connect_timeout.saturating_mul(2);
-        let late = || ConnectionError::BadConnection("no answer in time".to_owned());
-        tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| Err(late()))
+        let connected = tokio::time::timeout(limit, connecting).await;
+        let connected = connected.unwrap_or_else(|_| Err((Refusal::Unreachable, "no answer in time".to_owned())));
+        connected.map_err(|(kind, why)| Refused { address: self.address(), why, kind })
     }
-}
-
-/// What the server says of itself while it starts, stops or has no connection left.
-const PASSING: [SqlState; 4] =
-    [SqlState::CANNOT_CONNECT_NOW, SqlState::TOO_MANY_CONNECTIONS, SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN];
-
-/// As [`StoreError::may_pass`] tells them apart.
-fn why(error: tokio_postgres::Error) -> ConnectionError {
-    let io = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<std::io::Error>());
-    let passes = match error.code() {
-        Some(code) => PASSING.contains(code),
-        // What is wrong with a certificate is invalid data.
-        None => error.is_closed() || io.is_some_and(|io| io.kind() != std::io::ErrorKind::InvalidData),
-    };
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    if passes { ConnectionError::BadConnection(text) } else { ConnectionError::InvalidConnectionUrl(text) }
-}
-
-/// Percent-decodes a value of the query; what is no escape stays.
-fn decoded(text: &str) -> PathBuf {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let escape = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
-        match escape.filter(|_| first == b'%').and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
-    }
-    PathBuf::from(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn tls(verify: bool, root_cert: Option<PathBuf>) -> Result<ClientConfig, StoreError> {
     let provider = Arc::new(ring::default_provider());
-    let refused = |path: PathBuf, source: Box<dyn std::error::Error + Send + Sync>| StoreError::Open { path, source };
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| refused(PathBuf::from("tls"), error.into()))?;
+        .map_err(|error| address::wrong(&error.to_string()))?;
     if !verify {
         let any = Arc::new(AnyServer(provider));
         return Ok(builder.dangerous().with_custom_certificate_verifier(any).with_no_client_auth());
@@ -166,10 +95,14 @@ fn tls(verify: bool, root_cert: Option<PathBuf>) -> Result<ClientConfig, StoreEr
     match root_cert {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
         Some(file) => {
-            let found = CertificateDer::pem_file_iter(&file).map_err(|error| refused(file.clone(), error.into()))?;
-            for certificate in found {
-                let certificate = certificate.map_err(|error| refused(file.clone(), error.into()))?;
-                roots.add(certificate).map_err(|error| refused(file.clone(), error.into()))?;
+            let unreadable = |why: &dyn std::fmt::Display| {
+                address::wrong(&format!("sslrootcert {} has no certificate that can be read: {why}", file.display()))
+            };
+            for found in CertificateDer::pem_file_iter(&file).map_err(|error| unreadable(&error))? {
+                roots.add(found.map_err(|error| unreadable(&error))?).map_err(|error| unreadable(&error))?;
+            }
+            if roots.is_empty() {
+                return Err(unreadable(&"none is in it"));
             }
         }
     }
@@ -231,11 +164,11 @@ impl Health {
         let outcome = target.connect().await;
         self.connecting.fetch_sub(1, Ordering::Relaxed);
         self.down.store(outcome.is_err(), Ordering::Relaxed);
-        if let Err(error) = &outcome {
-            tracing::debug!(%error, "store.connect_failed");
-            *self.why.lock().unwrap_or_else(PoisonError::into_inner) = error.to_string();
+        if let Err(refused) = &outcome {
+            tracing::debug!(error = %refused, "store.connect_failed");
+            refused.why.clone_into(&mut self.why.lock().unwrap_or_else(PoisonError::into_inner));
         }
-        outcome
+        Ok(outcome?)
     }
 
     /// A connection as soon as one is free, or the reason why none will be.
