@@ -55,6 +55,8 @@ pub(crate) trait Bulk {
     async fn locked_spoke(&mut self, name: &str) -> Result<Option<SpokeRow>, StoreError>;
     /// The clock by which leases run: that of the database where several hubs share one.
     async fn lease_clock(&mut self) -> Result<Stamp, StoreError>;
+    /// Begins a transaction that only reads, and sees everything as of one moment.
+    async fn as_of_one_moment(&mut self) -> Result<(), StoreError>;
 }
 
 impl Bulk for LiteConn {
@@ -121,6 +123,11 @@ impl Bulk for LiteConn {
 
     async fn lease_clock(&mut self) -> Result<Stamp, StoreError> {
         Ok(Stamp::now())
+    }
+
+    async fn as_of_one_moment(&mut self) -> Result<(), StoreError> {
+        // Every transaction does.
+        Ok(())
     }
 }
 

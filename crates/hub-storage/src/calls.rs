@@ -153,8 +153,8 @@ backends! {
     }
 
     pub(super) async fn tree(c: &mut Conn, root: CallId) -> Result<(Vec<CallRow>, Vec<EdgeRow>), StoreError> {
-        // One transaction, so that the edges are those of the moment of the rows.
         c.transaction(async |c| {
+            c.as_of_one_moment().await?;
             let rows = calls::table
                 .filter(calls::root.eq(BindId::from(root)))
                 .order((calls::depth, calls::call_id))

@@ -243,17 +243,19 @@ backends! {
         event: NewEvent,
     ) -> Result<EventRow, StoreError> {
         let before = get(c, old).await?.ok_or(StoreError::NotFound { what: "key" })?;
-        if before.revoked_at.is_some() || before.rotated_to.is_some() {
-            return Err(StoreError::Conflict { what: "key" });
-        }
         let ends = before.expires_at.map_or(old_expires_at, |own| own.min(old_expires_at));
         let successor = new.id;
         // First the new row: the old one refers to it.
         add(c, new).await?;
-        diesel::update(api_keys::table.find(BindId::from(old)))
+        // Of several at once, the one that changes the row makes the others too late.
+        let lasts = api_keys::revoked_at.is_null().and(api_keys::rotated_to.is_null());
+        let rotated = diesel::update(api_keys::table.find(BindId::from(old)).filter(lasts))
             .set((api_keys::rotated_to.eq(BindId::from(successor)), api_keys::expires_at.eq(Some(ends))))
             .execute(c)
             .await?;
+        if rotated == 0 {
+            return Err(StoreError::Conflict { what: "key" });
+        }
         noted(c, entry, event).await
     }
 

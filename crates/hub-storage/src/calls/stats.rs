@@ -68,6 +68,7 @@ fn percentile(sorted: &[i64], percent: usize) -> f64 {
 }
 
 backends! {
+    use crate::bulk::Bulk;
     use diesel::dsl::sql;
     use diesel::prelude::{ExpressionMethods, QueryDsl};
     use diesel::sql_types::{BigInt, Bool, Text};
@@ -102,6 +103,10 @@ backends! {
             counts = counts.filter(sql::<Bool>(&only).bind::<Text, _>(operation_id.clone()));
             spans = spans.filter(sql::<Bool>(&only).bind::<Text, _>(operation_id));
         }
-        c.transaction(async move |c| Ok((counts.load::<Count>(c).await?, spans.load::<Span>(c).await?))).await
+        c.transaction(async move |c| {
+            c.as_of_one_moment().await?;
+            Ok((counts.load::<Count>(c).await?, spans.load::<Span>(c).await?))
+        })
+        .await
     }
 }

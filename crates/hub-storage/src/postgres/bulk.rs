@@ -476,4 +476,9 @@ impl Bulk for AsyncPgConnection {
         let now = diesel::select(diesel::dsl::sql::<Micros>("clock_timestamp()"));
         Ok(now.get_result(self).await?)
     }
+
+    async fn as_of_one_moment(&mut self) -> Result<(), StoreError> {
+        diesel::sql_query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(self).await?;
+        Ok(())
+    }
 }
