@@ -21,8 +21,9 @@ use hub_operations::Reply;
 use hub_protocol::ops::calls::{CallStatus, ListCalls};
 use hub_protocol::{CallError, OperationSpec};
 use hub_spoke::RunningSpoke;
-use hub_testkit::{TestHub, binary, command, eventually};
+use hub_testkit::{HubProcess, TestHub, binary, command, eventually, free_port};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
@@ -285,10 +286,14 @@ async fn tools_of_their_own_come_and_go() -> Result<()> {
 
 /// A client of `hub mcp`.
 async fn local(hub: &TestHub, key: &str) -> Result<Arc<McpClient>> {
+    local_of(&hub.url(), key).await
+}
+
+async fn local_of(url: &str, key: &str) -> Result<Arc<McpClient>> {
     let program: PathBuf = binary("hub")?;
     let target = McpTarget::Child {
         program: program.display().to_string(),
-        args: ["mcp", "--url", &hub.url()].map(str::to_owned).to_vec(),
+        args: ["mcp", "--url", url].map(str::to_owned).to_vec(),
         env: vec![("HUB_KEY".to_owned(), key.to_owned())],
         inherit: Inherit::Basics,
         cwd: None,
@@ -346,6 +351,23 @@ async fn a_local_host_reaches_the_hub_over_stdio() -> Result<()> {
     let call = tool(&client, "call", json!({ "operationId": "demo.parent" }));
     ensure!(tokio::time::timeout(Duration::from_millis(500), call).await.is_err());
     ended_aborted(&hub, "demo.wait").await?;
+    client.close().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_stdio_a_hub_that_hangs_takes_no_more_than_the_time_of_the_call() -> Result<()> {
+    let home = TempDir::new()?;
+    let hub = HubProcess::start(home.path(), free_port()?, &[]).await?;
+    let client = local_of(&hub.url(), &hub.admin_key()?).await?;
+    // What is asked for first is what the operation is: nothing of it is known yet.
+    hub.signal("STOP").await?;
+    let call = tool(&client, "call", json!({ "operationId": "calls.list", "timeoutMs": 300 }));
+    let answer = tokio::time::timeout(Duration::from_secs(10), call).await?;
+    hub.signal("CONT").await?;
+    let details: Value = answer.err().context("an answer of a hub that hangs")?.details.context("details")?.parse()?;
+    let error = &details["structuredContent"];
+    ensure!(error["code"] == "TIMEOUT" && error.to_string().contains("was not reached"), "{details}");
     client.close().await;
     Ok(())
 }
