@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -13,6 +14,7 @@ use hub_protocol::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::CoreError;
 use crate::cluster::{Cluster, FromSpoke};
 use crate::directory::SpokeConnection;
 use crate::hub::Hub;
@@ -26,6 +28,9 @@ const MAX_REQUEST_ID: usize = 256;
 
 /// Topics that one connection may follow by `__subscribe`.
 const MAX_TOPICS: usize = 256;
+
+/// Pause before the topics of a connection are read on after the store has failed.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Scope of peers whose claim of who calls is believed.
 const IMPERSONATE: &str = "hub:impersonate";
@@ -257,13 +262,21 @@ impl Session {
     }
 }
 
-/// Sends the events of a connection's topics as they come: live hints, without a promise.
+/// Sends the events of a connection's topics as they come: live hints. While the store is away they wait.
 async fn forward(hub: Hub, session: Weak<Session>) {
-    let Ok(items) = hub.log().read(None, None).await else { return };
-    let mut items = std::pin::pin!(items);
-    while let Some(Ok(item)) = items.next().await {
-        let LogItem::Event(row) = item else { continue };
-        let Some(session) = session.upgrade() else { return };
+    let mut position = None;
+    while forward_from(&hub, &session, &mut position).await.is_err() {
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Ends with the session, or with what the store met.
+async fn forward_from(hub: &Hub, session: &Weak<Session>, position: &mut Option<u64>) -> Result<(), CoreError> {
+    let mut items = std::pin::pin!(hub.log().read(*position, None).await?);
+    while let Some(item) = items.next().await {
+        let LogItem::Event(row) = item? else { continue };
+        *position = Some(row.seq);
+        let Some(session) = session.upgrade() else { return Ok(()) };
         if !session.lock().topics.contains(&row.topic) {
             continue;
         }
@@ -273,6 +286,7 @@ async fn forward(hub: Hub, session: Weak<Session>) {
             serde_json::json!({ "seq": row.seq, "type": row.kind, "at": row.at.millis(), "payload": row.payload });
         session.push(&Event::Topic(Envelope { kind, id, payload: Json::from(payload) }));
     }
+    Ok(())
 }
 
 fn close_of(end: KeyEnd) -> Close {

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use hub_protocol::CallError;
-use hub_testkit::eventually;
+use hub_testkit::{RawPeer, eventually};
 use serde_json::{Value, json};
 use tokio::process::Child;
 
@@ -142,4 +142,35 @@ async fn a_hub_that_starts_waits_for_its_database_but_not_for_a_better_name() ->
         ensure!(!hub.lines()?.iter().any(|line| line.contains(waits)), "{:?}", hub.lines()?);
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_hears_of_its_topics_again_once_the_store_is_back() -> Result<()> {
+    let bed = Bed::start(2).await?;
+    let mut peer = RawPeer::connect(([127, 0, 0, 1], bed.hubs[0].port).into(), &bed.key).await?;
+    peer.event("__subscribe", json!({ "topic": "task:1" })).await?;
+    let elsewhere = bed.client(1).await?;
+    let publish = async |n: u64| {
+        let payload = json!({ "topic": "task:1", "type": "made", "payload": n });
+        elsewhere.call_raw("events.publish", payload).await.map(drop)
+    };
+    // Nothing is answered to it, so it is heard from the first event on that comes.
+    let heard = tokio::time::timeout(Duration::from_secs(20), peer.next_of("task"));
+    let told = async {
+        while publish(0).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! { heard = heard => drop(heard??), () = told => bail!("nothing can be published") }
+    bed.hubs[0].to_postgres.set(Wire::Down);
+    eventually("the hub has no store", || async { Ok((bed.ready(0).await?.0 == 503).then_some(())) }).await?;
+    // Longer than between two looks at the log.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    publish(1).await?;
+    bed.hubs[0].to_postgres.set(Wire::Whole);
+    let later = async {
+        while peer.next_of("task").await?["payload"] != 1 {}
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(Duration::from_secs(20), later).await?
 }
