@@ -101,8 +101,11 @@ impl Recorder {
     }
 
     async fn push(&self, job: Job) -> Result<(), Stopped> {
+        let place = self.queue.reserve().await.map_err(|_| Stopped)?;
+        // Only now: who gives up waiting for room, or comes too late, leaves nothing to be written.
         self.backlog.fetch_add(1, Ordering::Relaxed);
-        self.queue.send(job).await.map_err(|_| Stopped)
+        place.send(job);
+        Ok(())
     }
 
     /// Changes that wait to be written.
@@ -261,4 +264,30 @@ fn apply(row: &mut CallRow, update: CallUpdate) {
     row.completed_at = completed_at;
     row.items = items;
     row.cost = cost;
+}
+
+#[cfg(test)]
+mod tests {
+    use hub_pubsub::EventTarget;
+    use hub_storage::{SqliteOptions, Stamp};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_that_comes_too_late_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open_sqlite(&folder.path().join("hub.db"), SqliteOptions::default()).await.unwrap();
+        let log = EventLog::new(store.clone(), EventTarget::memory());
+        let tasks = Tasks::default();
+        let recorder = Recorder::start(store.clone(), log, &tasks);
+        let item = || {
+            let payload = hub_protocol::Json::null();
+            Change::Item(NewEvent { topic: "t".into(), kind: "k".into(), at: Stamp::now(), payload, root: None })
+        };
+        recorder.committed(item()).await.unwrap();
+        recorder.close();
+        tasks.written().await;
+        assert!(recorder.write(item()).await.is_err());
+        assert_eq!((recorder.backlog(), store.events().last().await.unwrap()), (0, 1));
+    }
 }
