@@ -140,9 +140,9 @@ impl Directory {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let older = self.spokes.pin().get(&*spoke.name).cloned();
         self.spokes.pin().insert(spoke.name.to_string(), Arc::clone(spoke));
-        let kept: Vec<&str> = offers.iter().map(|o| o.definition.id()).collect();
         if let Some(older) = &older {
-            let left: Vec<String> = older.offered().into_iter().filter(|id| !kept.contains(&id.as_str())).collect();
+            let kept: HashSet<&str> = offers.iter().map(|o| o.definition.id()).collect();
+            let left: Vec<String> = older.offered().into_iter().filter(|id| !kept.contains(id.as_str())).collect();
             self.remove_provider(older, &left, |_| true);
         }
         self.offer(spoke, offers, pooled);
@@ -169,8 +169,7 @@ impl Directory {
             but.iter().map(|o| (o.definition.id(), o.definition.version())).collect();
         self.remove_provider(spoke, ids, |definition| !kept.contains(&(definition.id(), definition.version())));
         let kept: HashSet<&str> = kept.into_iter().map(|(id, _)| id).collect();
-        let gone: Vec<String> = ids.iter().filter(|id| !kept.contains(id.as_str())).cloned().collect();
-        spoke.withdraw(&gone);
+        spoke.withdraw(&ids.iter().map(String::as_str).filter(|id| !kept.contains(id)).collect());
     }
 
     /// Forgets a lost connection, unless a newer one has its name.

@@ -1,5 +1,6 @@
 //! Spokes that are between two hubs: sent away by one that drains, or left by one that died. Calls wait for them a little.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use hub_protocol::{ConnectionId, HubId};
@@ -61,9 +62,9 @@ impl Directory {
 
     /// Takes another hub's word on how busy its spokes are.
     pub(crate) fn busy(&self, hub: HubId, busy: &[(ConnectionId, u64)]) {
+        let busy: HashMap<ConnectionId, u64> = busy.iter().copied().collect();
         for spoke in self.spokes().iter().filter(|s| s.hub == Some(hub)) {
-            let calls = busy.iter().find(|(connection, _)| *connection == spoke.connection);
-            spoke.report(calls.map_or(0, |(_, calls)| *calls));
+            spoke.report(busy.get(&spoke.connection).copied().unwrap_or(0));
         }
     }
 

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -124,8 +124,8 @@ impl SpokeConnection {
         self.lock().offered.extend(names);
     }
 
-    pub(super) fn withdraw(&self, ids: &[String]) {
-        self.lock().offered.retain(|_, id| !ids.contains(id));
+    pub(super) fn withdraw(&self, ids: &HashSet<&str>) {
+        self.lock().offered.retain(|_, id| !ids.contains(id.as_str()));
     }
 
     /// Takes what a heartbeat says.
