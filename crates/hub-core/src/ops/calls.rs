@@ -132,14 +132,22 @@ async fn abort_call(ctx: Ctx, params: AbortCall) -> Result<AbortedCall, CallErro
         return Err(CoreError::NotFound { what: "call" }.into());
     }
     if !own {
-        let actor = Principal { identity: ctx.as_caller().identity.clone(), key: ctx.as_caller().key.clone() };
-        let details =
-            json!({ "operationId": live.definition.id(), "principal": live.caller.id, "reason": params.reason });
-        audit::note(ctx.hub(), &actor, "calls.abort", &live.id.to_string(), details).await?;
+        note_abort(&ctx, &params, live.definition.id(), &live.caller.id).await?;
     }
+    let id = params.call_id;
+    Ok(AbortedCall { receipts: abort::tree(ctx.hub().calls(), id, plan_of(params)).await })
+}
+
+/// Notes that somebody aborts the call of another.
+async fn note_abort(ctx: &Ctx, params: &AbortCall, operation: &str, principal: &str) -> Result<(), CoreError> {
+    let actor = Principal { identity: ctx.as_caller().identity.clone(), key: ctx.as_caller().key.clone() };
+    let details = json!({ "operationId": operation, "principal": principal, "reason": params.reason });
+    audit::note(ctx.hub(), &actor, "calls.abort", &params.call_id.to_string(), details).await
+}
+
+fn plan_of(params: AbortCall) -> Abort {
     let grace = params.grace_ms.map_or(abort::GRACE, std::time::Duration::from_millis);
-    let plan = Abort { mode: params.mode, reason: params.reason, grace };
-    Ok(AbortedCall { receipts: abort::tree(ctx.hub().calls(), params.call_id, plan).await })
+    Abort { mode: params.mode, reason: params.reason, grace }
 }
 
 /// Aborts a call that does not run here: it has ended, or it runs on another hub.
@@ -155,13 +163,9 @@ async fn abort_elsewhere(ctx: &Ctx, params: AbortCall) -> Result<AbortedCall, Ca
         return Err(CoreError::NotFound { what: "call" }.into());
     }
     if !own {
-        let actor = Principal { identity: ctx.as_caller().identity.clone(), key: ctx.as_caller().key.clone() };
-        let details = json!({ "operationId": row.operation_id, "principal": row.principal, "reason": params.reason });
-        audit::note(ctx.hub(), &actor, "calls.abort", &row.call_id.to_string(), details).await?;
+        note_abort(ctx, &params, &row.operation_id, &row.principal).await?;
     }
-    let grace = params.grace_ms.map_or(abort::GRACE, std::time::Duration::from_millis);
-    let plan = Abort { mode: params.mode, reason: params.reason, grace };
-    Ok(AbortedCall { receipts: cluster.abort(home, row.call_id, plan).await? })
+    Ok(AbortedCall { receipts: cluster.abort(home, row.call_id, plan_of(params)).await? })
 }
 
 /// Whether the caller is the root caller of the call's tree.
