@@ -101,7 +101,7 @@ pub(crate) struct Relayed {
 }
 
 impl Cluster {
-    /// Takes the lease; refuses to be a second hub where there is no bus to find the first.
+    /// Listens to the bus, then takes the lease.
     ///
     /// # Errors
     /// When the store fails.

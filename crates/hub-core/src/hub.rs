@@ -1,18 +1,21 @@
-use std::collections::{HashSet, VecDeque};
+mod build;
+mod detached;
+mod down;
+
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use hub_operations::{CallTable, Limits, Outbox, PeerConfig, Registry, RegistryBuilder, now_ms};
+pub use build::HubBuilder;
+use detached::Detached;
+use hub_operations::{CallTable, Limits, Outbox, PeerConfig, Registry};
 use hub_protocol::ops::hub::{HubItem, HubStatus};
-use hub_protocol::{AccountId, CallError, CallId, ErrorCode, HubId, Json, OnDisconnect, close};
-use hub_pubsub::EventTarget;
+use hub_protocol::{AccountId, CallId, HubId, OnDisconnect};
 use hub_storage::{AccountRow, Retention, Stamp, Store};
-use rand::Rng;
-use tokio::time::Instant;
 
-use crate::clients::{Connector, Desk};
-use crate::cluster::{BusState, Cluster, ClusterOptions};
+use crate::clients::Desk;
+use crate::cluster::{BusState, Cluster};
 use crate::ctx::Ctx;
 use crate::directory::Directory;
 use crate::error::put_off;
@@ -23,16 +26,7 @@ use crate::ops::graph::Verdicts;
 use crate::recorder::Recorder;
 use crate::sessions::Sessions;
 use crate::tasks::Tasks;
-use crate::{CoreError, KeyringSource, Principal, Session, ops};
-
-/// How long the stream of an ended detached call stays readable.
-const DETACHED_FOR: Duration = Duration::from_secs(300);
-
-/// Most ended detached calls whose streams are held.
-const DETACHED_CALLS: usize = 256;
-
-/// How long calls that were cut off at shutdown may take to tell their callers.
-const CUT_OFF: Duration = Duration::from_secs(1);
+use crate::{CoreError, Principal, Session, ops};
 
 /// Time for the answer to a call to be queued before its connection is closed.
 const AFTER_ANSWER: Duration = Duration::from_millis(10);
@@ -104,8 +98,7 @@ struct About {
 
 struct Live {
     calls: CallTable<Arc<LiveCall>>,
-    /// Ended detached calls whose streams can still be read.
-    detached: Mutex<VecDeque<(Instant, Arc<LiveCall>)>>,
+    detached: Detached<Arc<LiveCall>>,
 }
 
 #[derive(Default)]
@@ -115,17 +108,6 @@ struct Doors {
     desk: Desk,
     verdicts: Verdicts,
     cluster: OnceLock<Cluster>,
-}
-
-/// Puts a hub together.
-pub struct HubBuilder {
-    store: Store,
-    target: EventTarget,
-    cluster: Option<ClusterOptions>,
-    keyring: Option<KeyringSource>,
-    connector: Option<Arc<dyn Connector>>,
-    settings: Settings,
-    registry: RegistryBuilder<Ctx>,
 }
 
 /// What one hub carries, whatever the others of its cluster do.
@@ -149,110 +131,11 @@ pub struct FirstKey {
     pub public_id: String,
 }
 
-impl HubBuilder {
-    /// Replaces the in-memory event target.
-    #[must_use]
-    pub fn event_target(mut self, target: EventTarget) -> Self {
-        self.target = target;
-        self
-    }
-
-    /// Shares the store with other hubs, which are found and reached over a bus.
-    #[must_use]
-    pub fn cluster(mut self, options: ClusterOptions) -> Self {
-        self.cluster = Some(options);
-        self
-    }
-
-    /// Lets the hub keep secrets; without a keyring `secrets.*` are refused.
-    #[must_use]
-    pub fn keyring(mut self, source: KeyringSource) -> Self {
-        self.keyring = Some(source);
-        self
-    }
-
-    /// Who tries out clients for `clients.test`.
-    #[must_use]
-    pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
-        self.connector = Some(connector);
-        self
-    }
-
-    /// Changes settings.
-    #[must_use]
-    pub fn settings(mut self, settings: Settings) -> Self {
-        self.settings = settings;
-        self
-    }
-
-    /// Adds operations of the embedder's own beside the hub's.
-    #[must_use]
-    pub fn operations(mut self, add: impl FnOnce(RegistryBuilder<Ctx>) -> RegistryBuilder<Ctx>) -> Self {
-        self.registry = add(self.registry);
-        self
-    }
-
-    /// Starts the hub: closes what a crash left open and begins to record.
-    ///
-    /// # Errors
-    /// When an operation is declared twice or the store can't be read.
-    pub async fn build(self) -> Result<Hub, CoreError> {
-        let Self { store, target, cluster, keyring, connector, settings, registry } = self;
-        let registry = registry.build()?;
-        if cluster.is_none() {
-            recover(&store).await?;
-        }
-        let directory = Directory::default();
-        registry.iter().for_each(|own| directory.words().put(own.definition().spec(), true));
-        directory.load(store.spokes().registrations().await?);
-        let tasks = Tasks::default();
-        let log = EventLog::new(store.clone(), target);
-        let recorder = Recorder::start(store.clone(), log.clone(), &tasks);
-        let about = About { id: HubId::new(), started_at: now_ms(), draining: AtomicBool::new(false), settings };
-        let live = Live { calls: CallTable::new(about.settings.limits), detached: Mutex::default() };
-        let doors = Doors { desk: Desk::new(keyring, connector), ..Doors::default() };
-        let hub =
-            Hub { inner: Arc::new(Inner { about, store, log, registry, directory, live, doors, recorder, tasks }) };
-        if let Some(options) = cluster {
-            let (cluster, inbox) = Cluster::join(hub.id(), options, &hub).await?;
-            crate::cluster::recover(hub.store(), &hub.store().hubs().dead().await?).await;
-            cluster.run(&hub, inbox);
-            hub.inner.doors.cluster.get_or_init(|| cluster);
-            hub.tasks().spawn("keys", watch_keys(hub.clone()));
-        }
-        hub.tasks().spawn("sweeper", sweep(hub.clone()));
-        hub.store().tell_outages();
-        Ok(hub)
-    }
-}
-
-/// After a crash: nothing is connected, and calls that were running have failed.
-async fn recover(store: &Store) -> Result<(), CoreError> {
-    let now = Stamp::now();
-    let error = CallError::new(ErrorCode::SpokeDisconnected, "hub restarted")
-        .with_details(&serde_json::json!({ "reason": "hub restarted" }));
-    let closed = store.calls().close_interrupted(None, now, Json::from_serialize(&error).unwrap_or_default()).await?;
-    let spokes = store.spokes().disconnect_all(None, now).await?;
-    if closed > 0 || spokes > 0 {
-        tracing::warn!(calls = closed, spokes, "closed what an unclean end left open");
-    }
-    Ok(())
-}
-
 impl Hub {
     /// A builder over an open store.
     #[must_use]
     pub fn builder(store: Store) -> HubBuilder {
-        let registry = ops::register(Registry::builder());
-        HubBuilder {
-            store,
-            target: EventTarget::memory(),
-            cluster: None,
-            keyring: None,
-            connector: None,
-            settings: Settings::default(),
-            registry,
-        }
+        HubBuilder::new(store)
     }
 
     /// This hub process.
@@ -352,7 +235,7 @@ impl Hub {
         }
     }
 
-    /// The hubs of the cluster that live, this one first; only this one where there is no cluster.
+    /// The hubs of the cluster that are heard, this one first; none where there is no cluster.
     #[must_use]
     pub fn hubs(&self) -> Vec<HubItem> {
         self.cluster().map(|cluster| cluster.hubs(self)).unwrap_or_default()
@@ -398,119 +281,16 @@ impl Hub {
         });
     }
 
-    /// Goes down in the documented order; answers whether everything ended within `grace`.
-    ///
-    /// The faces must have stopped accepting before.
-    pub async fn shut_down(&self, grace: Duration) -> bool {
-        let until = Instant::now() + grace;
-        // 1. Refuse new calls and send peers away that nothing runs for or on.
-        self.inner.about.draining.store(true, Ordering::Relaxed);
-        self.send_idle_away();
-        // 2. Let running mutations finish; reads and streams are cut off. A peer is sent away once it has its answers.
-        let finished = tokio::time::timeout_at(until, self.wound_down()).await.is_ok();
-        if !finished {
-            tracing::warn!(calls = self.calls().len(), "calls were cut off: the grace is over");
-            self.cut_off().await;
-        }
-        // 3. Send the others away, too.
-        self.send_away(|_| true);
-        let closed = tokio::time::timeout_at(until.max(Instant::now() + Duration::from_secs(1)), self.sessions_ended());
-        let closed = closed.await.is_ok();
-        // 4. End what still serves.
-        if let Some(cluster) = self.cluster() {
-            cluster.leave(self).await;
-        }
-        self.tasks().stop.cancel();
-        let ended = tokio::time::timeout(Duration::from_secs(2), self.tasks().served()).await.is_ok();
-        // 5. Write what is left, then close the store.
-        self.recorder().close();
-        let written = tokio::time::timeout(Duration::from_secs(10), self.tasks().written()).await.is_ok();
-        self.store().close().await;
-        tracing::info!(calls = finished, connections = closed, tasks = ended, records = written, "the hub is down");
-        finished && closed && ended && written
-    }
-
-    /// Closes connections with 1001 and a jitter, so that peers don't come back all at once.
-    fn send_away(&self, which: impl Fn(&Session) -> bool) {
-        for session in self.sessions().all().iter().filter(|s| which(s)) {
-            let wait = rand::rng().random_range(0..1_000);
-            session.close(close::GOING_AWAY, format!("retry-after-ms={wait}"), true);
-        }
-    }
-
-    /// Spokes stay while calls run, since those may yet call them.
-    fn send_idle_away(&self) {
-        // In a cluster they are as well called at the next hub, if there is one that stays.
-        let leaves = |hub: &HubItem| hub.hub_id == self.id() || hub.draining;
-        let alone = self.cluster().is_none_or(|cluster| cluster.hubs(self).iter().all(leaves));
-        let running = !self.calls().is_empty() && alone;
-        self.send_away(|session| session.is_idle() && !(running && session.spoke().is_some()));
-    }
-
-    /// Waits until nothing runs and every answer is on its way.
-    async fn wound_down(&self) {
-        loop {
-            // Each time anew: a read may have been admitted while the hub began to drain.
-            self.cancel_reads().await;
-            if let Some(cluster) = self.cluster() {
-                cluster.stop_streams();
-            }
-            self.send_idle_away();
-            let relaying = self.cluster().map_or(0, Cluster::relaying);
-            let idle = self.sessions().all().iter().all(|session| session.is_idle());
-            if self.calls().is_empty() && relaying == 0 && idle {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    /// Aborts queries and subscriptions; mutations go on.
-    async fn cancel_reads(&self) {
-        for live in self.calls().all() {
-            let reads = live.definition.spec().kind != hub_protocol::OperationType::Mutation;
-            if reads && live.parent.is_none() && !live.stop.is_fired() {
-                crate::abort::tree(self.calls(), live.id, crate::abort::Abort::now("the hub is draining")).await;
-            }
-        }
-    }
-
-    /// Aborts all that still runs, so that its callers are told and its record says how it ended.
-    async fn cut_off(&self) {
-        for live in self.calls().all().iter().filter(|live| live.parent.is_none()) {
-            crate::abort::tree(self.calls(), live.id, crate::abort::Abort::now("the hub went down")).await;
-        }
-        // A peer that does not read, or a store that does not write, must not hold up the end.
-        if tokio::time::timeout(CUT_OFF, self.wound_down()).await.is_err() {
-            tracing::warn!(calls = self.calls().len(), "calls did not end when they were cut off");
-        }
-    }
-
-    async fn sessions_ended(&self) {
-        while self.sessions().len() > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    /// Keeps the stream of an orphaned call readable, if its caller asked for that.
+    /// Keeps the stream of a call that ends without a reader, if its caller asked for that.
     pub(crate) fn keep_detached(&self, live: &Arc<LiveCall>, policy: OnDisconnect) {
-        if policy != OnDisconnect::Detach {
-            return;
+        if policy == OnDisconnect::Detach {
+            self.inner.live.detached.keep(live.id, Arc::clone(live));
         }
-        let mut detached = self.inner.live.detached.lock().unwrap_or_else(PoisonError::into_inner);
-        detached.retain(|(since, _)| since.elapsed() < DETACHED_FOR);
-        if detached.len() >= DETACHED_CALLS {
-            detached.pop_front();
-        }
-        detached.push_back((Instant::now(), Arc::clone(live)));
     }
 
     /// A live call, or an ended one whose stream is still held.
     pub(crate) fn attachable(&self, id: CallId) -> Option<Arc<LiveCall>> {
-        self.calls().get(id).or_else(|| {
-            let detached = self.inner.live.detached.lock().unwrap_or_else(PoisonError::into_inner);
-            detached.iter().find(|(_, live)| live.id == id).map(|(_, live)| Arc::clone(live))
-        })
+        self.calls().get(id).or_else(|| self.inner.live.detached.get(id))
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -574,6 +354,7 @@ impl Hub {
 async fn sweep(hub: Hub) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
+        hub.inner.live.detached.forget();
         // One hub at a time; the store refuses the others as long as this one goes on.
         match hub.store().leases().hold("retention", hub.id(), 2 * SWEEP_EVERY).await {
             Ok(true) => {}

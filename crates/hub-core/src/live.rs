@@ -323,7 +323,7 @@ impl Held {
     pub(crate) fn after(&self, after: u64) -> Next {
         let closed = self.closed.is_cancelled();
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = after + 1;
+        let wanted = after.saturating_add(1);
         if wanted > self.count() {
             return if closed { Next::End } else { Next::Wait };
         }

@@ -146,6 +146,7 @@ async fn a_detached_stream_stays_readable_with_numbers_and_a_gap_where_history_i
     gate.close();
     ended(&client, id).await?;
     assert_eq!(attached(&client, id, Some(1_504), usize::MAX).await?, numbered(1_505..=1_506));
+    assert_eq!(attached(&client, id, Some(u64::MAX), usize::MAX).await?, []);
     hub.settled().await
 }
 

@@ -128,7 +128,7 @@ impl Link {
             let (mut number, mut sent) = (0, 0);
             let mut batch: Vec<Bytes> = Vec::new();
             loop {
-                while sent - self.arrived.load(Ordering::Relaxed) > WINDOW {
+                while u64::saturating_sub(sent, self.arrived.load(Ordering::Relaxed)) > WINDOW {
                     self.moved.notified().await;
                 }
                 batch.clear();

@@ -1,4 +1,6 @@
 mod end;
+mod given_up;
+mod moved;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,32 +9,27 @@ use std::time::Duration;
 use futures_util::stream;
 use futures_util::{FutureExt, StreamExt};
 use hub_operations::{End, Items, Pending, until};
-use hub_protocol::ops::calls::{AbortMode, AbortOutcome, CallEventKind, Receipt};
+use hub_protocol::ops::calls::{AbortOutcome, CallEventKind};
 use hub_protocol::{
     CallError, CallId, CallRequested, ErrorCode, Json, MAX_NESTING, OnDisconnect, OperationType, ResponseEnvelope,
 };
 use tokio::time::{Instant, Sleep};
 
-use super::dispatch::{self, Lost, Source, ToSpoke, one, start_own};
+use super::dispatch::{self, Source, ToSpoke, one, start_own};
 use super::keyed::Outcome;
 use super::terms::{Recording, Target, Terms};
 use super::{Caller, Leash};
 use crate::abort::{self, Abort};
 use crate::cluster::NOT_HERE;
-use crate::directory::{Found, SpokeConnection};
+use crate::directory::Found;
 use crate::hub::Hub;
 use crate::live::LiveCall;
 use crate::recorder::Change;
 use crate::redact::{self, Kept};
+use given_up::aborted;
 
 /// Items of one stream that are recorded; later ones are only counted.
 const RECORDED_ITEMS: u64 = 1_000;
-
-/// Times a call may find that its spoke has moved to another hub.
-const MAX_MOVES: u32 = 4;
-
-/// Times a call is given to a provider at most: once more when the first is lost before it began.
-const MAX_ATTEMPTS: i32 = 2;
 
 /// One call on its way: everything that can end it meets here.
 ///
@@ -395,167 +392,6 @@ impl Run {
         self.finish(Err(error.clone()), outcome).await;
         error
     }
-
-    /// The spoke that has the call.
-    fn provider(&self) -> Option<Arc<SpokeConnection>> {
-        match &self.source {
-            Source::Spoke(_, lease) => Some(Arc::clone(&lease.provider.spoke)),
-            _ => None,
-        }
-    }
-
-    /// Whether a spoke of another hub has the call.
-    fn is_remote(&self) -> bool {
-        self.provider().is_some_and(|spoke| !spoke.is_local())
-    }
-
-    /// The hub that was asked does not have the spoke: nothing has happened, so any call may look for it again.
-    async fn elsewhere(&mut self) -> Option<Result<Json, CallError>> {
-        let (Target::Spoke(found), Some(spoke)) = (&self.target, self.provider()) else { return None };
-        self.live.not_dispatched();
-        self.moves += 1;
-        if self.moves > MAX_MOVES {
-            let error = crate::directory::unavailable(self.live.definition.id());
-            return Some(Err(self.fail(error).await));
-        }
-        self.hub.directory().expect_back(&spoke.name);
-        if let Some(cluster) = self.hub.cluster() {
-            cluster.refresh(&self.hub, &spoke.name).await;
-        }
-        self.source = self.to_spoke(found).start(None);
-        None
-    }
-
-    /// The provider went away: another one may take the call over if nothing can have happened twice. Where `error` may
-    /// be tried again, it was rather its hub, while the spoke may be well and come back at another; a keyed call then goes
-    /// back to the same spoke, which knows what it has begun.
-    async fn lost(&mut self, error: CallError) -> Option<Result<Json, CallError>> {
-        let (Target::Spoke(found), Some(spoke)) = (&self.target, self.provider()) else { return None };
-        let hub = error.retryable;
-        let error = error.with_details(&serde_json::json!({ "spoke": &*spoke.name }));
-        let safe = (self.kind() == OperationType::Query || self.key.is_some()) && self.items == 0;
-        if safe && (found.pooled || hub) && self.live.attempts() < MAX_ATTEMPTS {
-            if self.key.is_some() {
-                self.prefer = Some(Arc::clone(&spoke.name));
-            }
-            self.source = self.to_spoke(found).start(Some(Lost { spoke, error: error.with_retryable(true) }));
-            return None;
-        }
-        // Whoever reads it may subscribe anew: the spoke is at another hub by then.
-        let stream = self.kind() == OperationType::Subscription && (hub || self.hub.is_draining());
-        let error = error.with_retryable(safe || stream);
-        self.finish(Err(error.clone()), AbortOutcome::Stopped).await;
-        Some(Err(error))
-    }
-
-    /// Aborts this call and all below it; the caller gets `error`, or that the call was aborted.
-    async fn abort_all(&mut self, plan: Abort, error: Option<CallError>) -> (Vec<Receipt>, CallError) {
-        let (hub, id) = (self.hub.clone(), self.live.id);
-        let error = error.unwrap_or_else(|| aborted(plan.reason.as_deref()));
-        if plan.mode == AbortMode::Skip {
-            let receipts = abort::tree(hub.calls(), id, plan).await;
-            return (receipts, self.skip(error));
-        }
-        let mode = plan.mode;
-        let (receipts, ()) = tokio::join!(abort::tree(hub.calls(), id, plan), self.wind_up(mode, &error));
-        (receipts, error)
-    }
-
-    /// Somebody else aborts this call: an ancestor's end, or `calls.abort`.
-    async fn stopped(&mut self) -> CallError {
-        // A read that a hub ends because it goes down can be asked of another one.
-        let again = self.hub.is_draining() && self.kind() != OperationType::Mutation && self.live.parent.is_none();
-        let error = aborted(self.live.stop.reason().as_deref()).with_retryable(again);
-        self.wind_up(self.live.stop.mode(), &error).await;
-        error
-    }
-
-    /// Answers the caller and lets the call run on without it.
-    fn skip(&mut self, error: CallError) -> CallError {
-        let mut rest = self.take();
-        rest.orphaned = true;
-        self.hub.tasks().spawn("skipped call", async move { rest.drain().await });
-        error
-    }
-
-    /// Gives the callee up; with `kill` waits for its confirmation.
-    async fn wind_up(&mut self, mode: AbortMode, error: &CallError) {
-        let outcome = match std::mem::replace(&mut self.source, Source::Ended) {
-            Source::Spoke(mut pending, _lease) => {
-                // The frame went out with the abort of the tree, unless the request was not yet sent then.
-                self.live.tell_callee(self.live.stop.reason().as_deref());
-                pending.told();
-                let wait = if mode == AbortMode::Kill { self.live.grace() } else { Duration::ZERO };
-                match tokio::time::timeout(wait, pending.end()).await {
-                    Ok(End::Aborted { .. } | End::Lost) => AbortOutcome::Stopped,
-                    Ok(End::Failed(e)) if e.is(ErrorCode::Aborted) => AbortOutcome::Stopped,
-                    Ok(End::Completed | End::Failed(_)) => AbortOutcome::AlreadyFinished,
-                    Err(_) => AbortOutcome::NoAnswer,
-                }
-            }
-            // Dropping a handler of the hub stops it where it waits.
-            Source::Own(_) | Source::Starting(_) | Source::New | Source::Ended => AbortOutcome::Stopped,
-        };
-        self.finish(Err(error.clone()), outcome).await;
-    }
-
-    /// Runs to the end without a reader.
-    async fn drain(&mut self) {
-        while self.next().await.is_some() {}
-    }
-
-    /// Moves the call out of `self`, which then has nothing left to end.
-    fn take(&mut self) -> Self {
-        Self {
-            hub: self.hub.clone(),
-            live: Arc::clone(&self.live),
-            caller: self.caller.clone(),
-            request: Arc::clone(&self.request),
-            target: self.target.clone(),
-            terms: self.terms.clone(),
-            source: std::mem::replace(&mut self.source, Source::Ended),
-            recording: Arc::clone(&self.recording),
-            key: self.key.take(),
-            prefer: self.prefer.clone(),
-            moves: self.moves,
-            deadline: self.deadline.take(),
-            idle: self.idle.take(),
-            items: self.items,
-            last: std::mem::take(&mut self.last),
-            orphaned: self.orphaned,
-            finished: std::mem::replace(&mut self.finished, true),
-            unrecorded: self.unrecorded,
-        }
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        if self.finished {
-            return;
-        }
-        if std::thread::panicking() {
-            // Whatever panicked must not be polled again.
-            self.source = Source::Ended;
-        }
-        if self.orphaned {
-            // The task that ends orphans was itself dropped: runtime or hub are going down, and another would be too.
-            tracing::warn!(call.id = %self.live.id, "a call was dropped: the hub is down");
-            self.hub.calls().remove(self.live.id);
-            return;
-        }
-        let mut rest = self.take();
-        rest.orphaned = true;
-        let hub = self.hub.clone();
-        self.hub.tasks().spawn("orphaned call", async move {
-            if rest.terms.on_disconnect == OnDisconnect::Abort || rest.leash().abort.is_fired() {
-                rest.abort_all(Abort::now("nobody listens any more"), None).await;
-            } else {
-                hub.keep_detached(&rest.live, rest.terms.on_disconnect);
-                rest.drain().await;
-            }
-        });
-    }
 }
 
 async fn expired(timer: &mut Timer) {
@@ -579,9 +415,4 @@ async fn response(source: &mut Source) -> Step {
             None => Step::End(End::Completed),
         },
     }
-}
-
-fn aborted(reason: Option<&str>) -> CallError {
-    let message = reason.map_or_else(|| "the call was aborted".to_owned(), |r| format!("the call was aborted: {r}"));
-    CallError::new(ErrorCode::Aborted, message)
 }

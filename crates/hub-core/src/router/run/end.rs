@@ -37,6 +37,9 @@ impl Run {
         }
         // In a box, see `Hub::call`.
         Box::pin(self.write_end(ended, stored)).await;
+        if self.orphaned {
+            self.hub.keep_detached(&self.live, self.terms.on_disconnect);
+        }
         self.hub.calls().remove(self.live.id);
         self.live.ended(outcome);
     }
