@@ -2,7 +2,7 @@
 
 #[path = "support/database.rs"]
 mod database;
-#[allow(dead_code, reason = "the stories use all of it")]
+#[expect(dead_code, reason = "the stories use all of it")]
 #[path = "story/make.rs"]
 mod make;
 
