@@ -100,12 +100,45 @@ impl Recorder {
         done.await.map_err(|_| Stopped)
     }
 
+    /// As [`Recorder::committed`], but waits no longer than this: `None` when the change is not committed by then. It is
+    /// written all the same, as soon as there is room for it.
+    pub(crate) async fn committed_within(
+        &self,
+        change: Change,
+        patience: Duration,
+        tasks: &Tasks,
+    ) -> Option<Result<(), Stopped>> {
+        let until = tokio::time::Instant::now() + patience;
+        let (committed, done) = oneshot::channel();
+        let job = Job { change, committed: Some(committed) };
+        match tokio::time::timeout_at(until, self.queue.reserve()).await {
+            Ok(Ok(place)) => self.put(place, job),
+            Ok(Err(_)) => return Some(Err(Stopped)),
+            Err(_) => {
+                let recorder = self.clone();
+                tasks.spawn_last("late record", async move {
+                    if recorder.push(job).await.is_err() {
+                        tracing::warn!("the end of a call was not recorded: the hub is closing");
+                    }
+                });
+                return None;
+            }
+        }
+        self.awaited.notify_one();
+        let written = tokio::time::timeout_at(until, done).await.ok()?;
+        Some(written.map_err(|_| Stopped))
+    }
+
     async fn push(&self, job: Job) -> Result<(), Stopped> {
         let place = self.queue.reserve().await.map_err(|_| Stopped)?;
+        self.put(place, job);
+        Ok(())
+    }
+
+    fn put(&self, place: mpsc::Permit<'_, Job>, job: Job) {
         // Only now: who gives up waiting for room, or comes too late, leaves nothing to be written.
         self.backlog.fetch_add(1, Ordering::Relaxed);
         place.send(job);
-        Ok(())
     }
 
     /// Changes that wait to be written.
@@ -273,6 +306,26 @@ mod tests {
 
     use super::*;
 
+    fn item(kind: &str) -> Change {
+        let payload = hub_protocol::Json::null();
+        Change::Item(NewEvent { topic: "t".into(), kind: kind.into(), at: Stamp::now(), payload, root: None })
+    }
+
+    #[tokio::test]
+    async fn a_change_that_is_not_waited_for_any_longer_is_queued_once_there_is_room() {
+        let (queue, mut jobs) = mpsc::channel(1);
+        let recorder =
+            Recorder { queue, backlog: Arc::default(), awaited: Arc::default(), closing: CancellationToken::new() };
+        let tasks = Tasks::default();
+        recorder.write(item("first")).await.unwrap();
+        assert!(recorder.committed_within(item("second"), Duration::ZERO, &tasks).await.is_none());
+        for kind in ["first", "second"] {
+            let job = tokio::time::timeout(Duration::from_secs(10), jobs.recv()).await.unwrap().unwrap();
+            assert!(matches!(job.change, Change::Item(event) if event.kind == kind), "not {kind}");
+        }
+        assert_eq!(recorder.backlog(), 2);
+    }
+
     #[tokio::test]
     async fn a_change_that_comes_too_late_is_not_waited_for() {
         let folder = tempfile::tempdir().unwrap();
@@ -280,14 +333,10 @@ mod tests {
         let log = EventLog::new(store.clone(), EventTarget::memory());
         let tasks = Tasks::default();
         let recorder = Recorder::start(store.clone(), log, &tasks);
-        let item = || {
-            let payload = hub_protocol::Json::null();
-            Change::Item(NewEvent { topic: "t".into(), kind: "k".into(), at: Stamp::now(), payload, root: None })
-        };
-        recorder.committed(item()).await.unwrap();
+        recorder.committed(item("a")).await.unwrap();
         recorder.close();
         tasks.written().await;
-        assert!(recorder.write(item()).await.is_err());
+        assert!(recorder.write(item("b")).await.is_err());
         assert_eq!((recorder.backlog(), store.events().last().await.unwrap()), (0, 1));
     }
 }

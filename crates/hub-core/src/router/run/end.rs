@@ -71,12 +71,11 @@ impl Run {
         // What acknowledges an effect is stored before it is said.
         let acknowledges = keyed || self.kind() == OperationType::Mutation;
         let written = if acknowledges {
-            let committed = self.hub.recorder().committed(change);
-            // Nobody hangs on a store that is away: the change stays in the recorder's queue, its caller is told that
-            // nothing is known.
-            match tokio::time::timeout(live.deadline.map_or(AWAY, until).clamp(RECORD, AWAY), committed).await {
-                Ok(written) => written,
-                Err(_) => {
+            // Nobody hangs on a store that is away: its caller is told that nothing is known.
+            let patience = live.deadline.map_or(AWAY, until).clamp(RECORD, AWAY);
+            match self.hub.recorder().committed_within(change, patience, self.hub.tasks()).await {
+                Some(written) => written,
+                None => {
                     self.unrecorded = true;
                     return;
                 }
