@@ -4,7 +4,6 @@ use std::fmt;
 use hub_protocol::{CallId, HubId, SpokeId};
 use uuid::Uuid;
 
-use crate::events::TRIMMED_TO;
 use crate::retention::CALLS_SWEPT_TO;
 use crate::schema::{calls, definitions, events, idempotency_keys, registrations, spokes};
 use crate::types::BindId;
@@ -138,12 +137,15 @@ impl<F: FnMut(VerifyProgress) + Send> Check<'_, F> {
         let store = self.store;
         // Before the rows: what is written from here on is of no interest.
         let last = store.events().last().await?;
-        let trimmed = store.settings().get(TRIMMED_TO).await?.and_then(|at| at.parse::<u64>().ok()).unwrap_or(0);
-        let (mut at, mut rows) = (trimmed, 0);
+        let (mut at, mut rows) = (store.events().trimmed_to().await?, 0);
         while !self.full() {
             let page: Vec<u64> = on_reader!(store, positions(at))?;
             for seq in &page {
                 if *seq != at + 1 && at < last {
+                    // Retention may have gone on meanwhile.
+                    at = at.max(store.events().trimmed_to().await?);
+                }
+                if *seq > at + 1 && at < last {
                     self.findings.push(Finding::EventsMissing { first: at + 1, last: (*seq - 1).min(last) });
                 }
                 at = *seq;
@@ -154,6 +156,7 @@ impl<F: FnMut(VerifyProgress) + Send> Check<'_, F> {
                 break;
             }
         }
+        let at = at.max(store.events().trimmed_to().await?);
         let ahead = store.events().last().await?;
         if at < last && !self.full() {
             self.findings.push(Finding::EventsMissing { first: at + 1, last });

@@ -2,9 +2,6 @@
 
 #[path = "support/database.rs"]
 mod database;
-#[expect(dead_code, reason = "the stories use all of it")]
-#[path = "story/make.rs"]
-mod make;
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::{Duration, Instant};
@@ -172,57 +169,6 @@ async fn readers_never_skip() {
         }
     }
     writers.join_all().await;
-}
-
-#[tokio::test]
-async fn a_tree_is_of_one_moment() {
-    let database = Database::new();
-    let store = open(database.url()).await.unwrap();
-    let mut other = raw(database.url()).await;
-    other.batch_execute("BEGIN; LOCK TABLE call_edges").await.unwrap();
-    let (calls, root) = (store.calls(), hub_protocol::CallId::new());
-    let (tree, ()) = tokio::join!(calls.tree(root), async {
-        // It has read the calls and waits for the edges.
-        let waits = "DO $$ BEGIN FOR _ IN 1..1000 LOOP
-              EXIT WHEN EXISTS (SELECT FROM pg_locks WHERE relation = 'call_edges'::regclass AND NOT granted);
-              PERFORM pg_sleep(0.01);
-            END LOOP; END $$";
-        other.batch_execute(waits).await.unwrap();
-        let later = "INSERT INTO call_edges (source, target, kind) VALUES ('{root}', gen_random_uuid(), 'triggered');
-            INSERT INTO calls (call_id, request_id, operation_id, version, kind, root, depth, principal, hub_id, status,
-              input_size, output_size, started_at, attempts, items, cost)
-            VALUES ('{root}', 'r', 'a.b', '1.0.0', 'query', '{root}', 0, 'p', gen_random_uuid(), 'running', 0, 0, now(), 0, 0, 0);
-            COMMIT";
-        other.batch_execute(&later.replace("{root}", &root.to_string())).await.unwrap();
-    });
-    assert_eq!(tree.unwrap(), (vec![], vec![]));
-    assert_eq!(store.calls().tree(root).await.unwrap().1.len(), 1);
-}
-
-#[tokio::test]
-async fn of_two_rotations_at_once_one_is_too_late() {
-    let database = Database::new();
-    let store = open(database.url()).await.unwrap();
-    let owner = make::account(&store, "ada").await;
-    let old = make::key(&owner, "old", 1);
-    store.keys().insert(old.clone(), make::audit("a", "b"), event(0)).await.unwrap();
-    let mut other = raw(database.url()).await;
-    other.batch_execute("BEGIN; SELECT FROM api_keys FOR UPDATE").await.unwrap();
-    let keys = store.keys();
-    let rotate = |name| keys.rotate(old.id, make::at(50), make::key(&owner, name, 2), make::audit("a", "b"), event(1));
-    let (one, two, ()) = tokio::join!(rotate("one"), rotate("two"), async {
-        // Both have found that the key may be rotated.
-        let wait = "DO $$ BEGIN FOR _ IN 1..1000 LOOP
-              PERFORM pg_stat_clear_snapshot(), pg_sleep(0.01);
-              EXIT WHEN (SELECT count(*) FROM pg_stat_activity
-                WHERE datname = current_database() AND wait_event_type = 'Lock') = 2;
-            END LOOP; END $$; COMMIT";
-        other.batch_execute(wait).await.unwrap();
-    });
-    let outcomes = [one, two];
-    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1, "{outcomes:?}");
-    assert!(outcomes.iter().any(|o| matches!(o, Err(StoreError::Conflict { what: "key" }))), "{outcomes:?}");
-    assert_eq!(store.keys().list(true, make::at(2)).await.unwrap().len(), 2);
 }
 
 #[tokio::test]
