@@ -2,6 +2,7 @@
 //! What changes out there changes here, and what goes wrong is told.
 
 mod follow;
+mod promises;
 mod told;
 
 use std::collections::BTreeSet;

@@ -108,19 +108,25 @@ async fn offers(client: &Client, namespace: &str, names: &[&str]) -> Result<()> 
     .await
 }
 
+/// A proxy that nothing must go through: nobody listens there.
+const PROXY: &str = "http://127.0.0.1:9";
+
 /// `hub spoke openapi` as a child that serves until it is dropped; what it notes goes to a file.
-async fn offer_api(hub: &TestHub, notes: &Path, more: &[&str]) -> Result<Program> {
+pub(super) async fn offer_api(hub: &TestHub, notes: &Path, more: &[&str]) -> Result<Program> {
     let url = hub.url();
     let args = [&["spoke", "openapi", "--url", &url, "--name", "far", "--allow-private"], more].concat();
     let mut command = command(binary("hub")?, hub.folder());
     let notes = Stdio::from(std::fs::File::create(notes)?);
+    for proxy in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"] {
+        command.env(proxy, PROXY);
+    }
     let mut program = Program::start(command.env("HUB_KEY", hub.admin_key()).args(args).stderr(notes))?;
     let first = program.line().await?;
     ensure!(first.contains("offering"), "{first}");
     Ok(program)
 }
 
-async fn noted(notes: &Path, words: &str) -> Result<()> {
+pub(super) async fn noted(notes: &Path, words: &str) -> Result<()> {
     let found = eventually(words, async || {
         Ok(std::fs::read_to_string(notes)?.lines().any(|line| line.contains(words)).then_some(()))
     });
@@ -200,7 +206,9 @@ async fn a_spoke_follows_its_document_while_calls_run() -> Result<()> {
     api.publish("<html>Be right back</html>".to_owned());
     noted(&notes, "HTML page").await?;
     ensure!(client.call_raw("client.far.api.ok", json!({})).await?.as_str().contains("true"));
-    Ok(())
+    // It is as it was before, so there is nothing else to tell.
+    api.publish(first_document());
+    noted(&notes, "the document can be read and used again").await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,6 +27,9 @@ const INSIDE: &[(&str, AddressKind)] = &[
     ("127.0.0.1.", AddressKind::Loopback),
     ("%31%32%37.0.0.1", AddressKind::Loopback),
     ("\u{ff11}27.0.0.1", AddressKind::Loopback),
+    ("127\u{3002}0\u{ff0e}0\u{ff61}1", AddressKind::Loopback),
+    ("\u{2460}\u{2461}\u{2466}.0.0.1", AddressKind::Loopback),
+    ("127.0.0.1..", AddressKind::Loopback),
     ("[::1]", AddressKind::Loopback),
     ("[0:0:0:0:0:0:0:1]", AddressKind::Loopback),
     ("[::ffff:127.0.0.1]", AddressKind::Loopback),
@@ -35,6 +38,7 @@ const INSIDE: &[(&str, AddressKind)] = &[
     ("[64:ff9b::7f00:1]", AddressKind::Loopback),
     ("[2002:7f00:1::]", AddressKind::Loopback),
     ("[2000::5efe:7f00:1]", AddressKind::Loopback),
+    ("[::ffff:0:7f00:1]", AddressKind::Loopback),
     ("10.0.0.1", AddressKind::Private),
     ("10.1", AddressKind::Private),
     ("172.16.0.1", AddressKind::Private),
@@ -51,9 +55,12 @@ const INSIDE: &[(&str, AddressKind)] = &[
     ("[2002:c0a8:0101::1]", AddressKind::Private),
     ("169.254.169.254", AddressKind::LinkLocal),
     ("[::ffff:169.254.169.254]", AddressKind::LinkLocal),
+    ("[64:ff9b::a9fe:a9fe]", AddressKind::LinkLocal),
+    ("[2002:a9fe:a9fe::]", AddressKind::LinkLocal),
     ("[fe80::1]", AddressKind::LinkLocal),
     ("[febf::1]", AddressKind::LinkLocal),
     ("224.0.0.1", AddressKind::Multicast),
+    ("239.255.255.255", AddressKind::Multicast),
     ("[ff02::1]", AddressKind::Multicast),
     ("0.0.0.0", AddressKind::Unspecified),
     ("0", AddressKind::Unspecified),
@@ -61,13 +68,20 @@ const INSIDE: &[(&str, AddressKind)] = &[
     ("[::ffff:0.0.0.0]", AddressKind::Unspecified),
     ("0.1.2.3", AddressKind::Reserved),
     ("192.0.0.1", AddressKind::Reserved),
+    ("192.0.2.1", AddressKind::Reserved),
+    ("192.88.99.1", AddressKind::Reserved),
     ("198.18.0.1", AddressKind::Reserved),
+    ("198.19.255.255", AddressKind::Reserved),
+    ("198.51.100.1", AddressKind::Reserved),
+    ("203.0.113.1", AddressKind::Reserved),
     ("255.255.255.255", AddressKind::Reserved),
     ("240.0.0.1", AddressKind::Reserved),
     ("[64:ff9b:1::1]", AddressKind::Reserved),
     ("[2001:0:4136:e378:8000:63bf:3fff:fdd2]", AddressKind::Reserved),
     ("[2001:db8::1]", AddressKind::Reserved),
     ("[100::1]", AddressKind::Reserved),
+    ("[3fff::1]", AddressKind::Reserved),
+    ("[5f00::1]", AddressKind::Reserved),
     ("[4000::1]", AddressKind::Reserved),
 ];
 
@@ -87,7 +101,18 @@ fn addresses_inside_are_refused_however_they_are_written() {
 
 #[test]
 fn names_of_this_machine_are_refused() {
-    let names = ["localhost", "LOCALHOST", "localhost.", "a.localhost", "ip6-loopback", "localhost.localdomain"];
+    let names = [
+        "localhost",
+        "LOCALHOST",
+        "localhost.",
+        "localhost..",
+        "localhost\u{3002}",
+        "\u{ff4c}ocalhost",
+        "a.localhost",
+        "a.LOCALHOST.",
+        "ip6-loopback",
+        "localhost.localdomain",
+    ];
     for name in names {
         assert!(refused(&NetPolicy::default(), &format!("http://{name}/")), "{name}");
         assert!(!refused(&NetPolicy::private(), &format!("http://{name}/")), "{name}");
@@ -107,8 +132,16 @@ fn other_schemes_and_passwords_are_refused() {
     for text in ["file:///etc/passwd", "ftp://example.com/", "gopher://example.com/", "unix:/x"] {
         assert!(matches!(NetPolicy::default().check_url(&url(text)), Err(NetError::Scheme(_))), "{text}");
     }
-    let error = NetPolicy::default().check_url(&url("https://u:hunter2@example.com/")).unwrap_err();
-    assert!(!error.to_string().contains("hunter2"), "{error}");
+    // What stands before an @ is no host, whatever it looks like.
+    for text in ["https://u:hunter2@example.com/", "https://example.com@127.0.0.1/", "https://hunter2@example.com"] {
+        let error = NetPolicy::private().check_url(&url(text)).unwrap_err();
+        assert!(matches!(&error, NetError::Userinfo(_)) && !error.to_string().contains("hunter2"), "{error}");
+    }
+    for (text, host) in
+        [("http:\\\\127.0.0.1\\@example.com/", "127.0.0.1"), ("http:127.0.0.1#@example.com/", "127.0.0.1")]
+    {
+        assert!(url(text).host_str() == Some(host) && refused(&NetPolicy::default(), text), "{text}");
+    }
 }
 
 #[test]

@@ -1,25 +1,30 @@
 //! What the upstream answers, as an envelope, a stream or an error.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use http::{HeaderMap, StatusCode, header};
-use hub_operations::Scrubber;
+use hub_operations::{Reply, Scrubber};
 use hub_protocol::{CallError, ErrorCode, Json, ResponseEnvelope, ResponseMeta};
 use reqwest::Response;
 use serde_json::{Value, json};
 
-use super::parameters::essence;
-use super::plan::{Answers, Plan};
+use super::content::{self, check_plain, content_type, too_large};
+use super::import::Imported;
+use super::media::{essence, is_event_stream, is_json};
+use super::plan::Plan;
+use super::promise::{Broken, Lenience};
 use super::sse::{Event, Parser};
 
 /// Largest body kept in the details of an error, in bytes.
 const MAX_ERROR_BODY: usize = 16 * 1024;
+
+/// Medium of events, and what many end their streams with; it is no value of theirs.
+const EVENT_STREAM: &str = "text/event-stream";
+const END: &str = "[DONE]";
 
 /// Most headers, and bytes of them, that an envelope passes on.
 const MAX_HEADERS: usize = 64;
@@ -44,62 +49,124 @@ const KEPT_BACK: [&str; 14] = [
 ];
 
 /// What an answer is read with.
-#[derive(Clone, Copy)]
-pub(super) struct Reading<'a> {
-    pub(super) answers: &'a Answers,
+#[derive(Clone)]
+pub(super) struct Reading {
+    pub(super) operation: Arc<Imported>,
     pub(super) limit: usize,
-    pub(super) secrets: &'a Scrubber,
+    /// Takes credentials out of what the upstream says: some repeat what they were sent.
+    pub(super) secrets: Arc<Scrubber>,
+    /// Passes on what breaks its document.
+    pub(super) lenient: Option<Arc<Lenience>>,
+}
+
+impl Reading {
+    /// What becomes of an answer that breaks its document. `body` is what it was.
+    fn settle(
+        &self,
+        kept: Result<(), Broken>,
+        status: StatusCode,
+        body: impl FnOnce() -> Json,
+    ) -> Result<(), CallError> {
+        let Err(broken) = kept else { return Ok(()) };
+        if let Some(lenience) = &self.lenient {
+            let what = self.secrets.text(&broken.message).unwrap_or(broken.message);
+            lenience.tell(&self.operation.spec.id(), &what);
+            return Ok(());
+        }
+        let mut head = json!({ "status": status.as_u16() });
+        if !broken.violations.is_empty() {
+            head["violations"] = serde_json::to_value(&broken.violations).unwrap_or_default();
+        }
+        let error = CallError { details: details(&head, &body()), ..failed(broken.message) };
+        Err(self.secrets.error(error))
+    }
+
+    /// An error after the upstream has taken the request: whoever repeats a change makes it twice.
+    pub(super) fn acted(&self, mut error: CallError) -> CallError {
+        if !self.operation.plan.is_safe() {
+            error.message.push_str("; the request was carried out, so do not repeat it blindly");
+            error.retryable = false;
+        }
+        error
+    }
 }
 
 pub(super) fn failed(message: impl Into<String>) -> CallError {
     CallError::new(ErrorCode::ExecutionError, message)
 }
 
-/// A whole answer of a success.
-pub(super) async fn envelope(response: Response, reading: Reading<'_>) -> Result<Json, CallError> {
+/// A success.
+pub(super) async fn reply(response: Response, reading: &Reading) -> Result<Reply, CallError> {
+    check_plain(response.headers())?;
+    let streams = reading.operation.plan.answers.streams;
+    if streams && is_event_stream(&essence(&content_type(response.headers()))) {
+        return Ok(Reply::Stream(events(response, reading.clone())));
+    }
+    let envelope = envelope(response, reading).await?;
+    if !streams {
+        return Ok(Reply::Envelope(reading.secrets.json(envelope.to_json())));
+    }
+    // It answered at once instead of streaming: one item, in the shape of an event.
+    let event = Event { event: "message".to_owned(), id: None, data: String::new() };
+    let item = reading.secrets.json(item(event, &envelope.data));
+    Ok(Reply::Stream(stream::once(async { Ok(item) }).boxed()))
+}
+
+async fn envelope(response: Response, reading: &Reading) -> Result<ResponseEnvelope, CallError> {
     let (status, headers) = (response.status(), response.headers().clone());
-    check_plain(&headers)?;
     let content_type = content_type(&headers);
-    let body = read(response, reading.limit).await?;
-    let data = data(body, &content_type, reading.answers)?;
+    let body = content::read(response, reading.limit).await?;
+    let Imported { spec, plan } = &*reading.operation;
+    let (data, kept) = content::data(&body, &content_type, plan.answers.success(status), &spec.output_schema);
+    reading.settle(kept, status, || shown(&body, is_json(&essence(&content_type)), &reading.secrets))?;
     let meta = ResponseMeta::Http {
         status_code: status.as_u16(),
-        headers: passed_on(&headers, reading.secrets),
+        headers: passed_on(&headers, &reading.secrets),
         content_type,
     };
-    Ok(ResponseEnvelope { data, meta }.to_json())
+    Ok(ResponseEnvelope { data, meta })
 }
 
 /// The events of an answer, one item each.
-pub(super) fn events(
-    response: Response,
-    limit: usize,
-) -> Result<BoxStream<'static, Result<Json, CallError>>, CallError> {
-    check_plain(response.headers())?;
+fn events(response: Response, reading: Reading) -> BoxStream<'static, Result<Json, CallError>> {
+    let (status, limit) = (response.status(), reading.limit);
     // `None` after an error: a stream ends with it. Dropping the state closes the connection.
-    let state = Some((response, Parser::new(limit)));
+    let state = Some((response, Parser::new(limit), reading));
     let items = stream::unfold(state, move |state| async move {
-        let (mut response, mut parser) = state?;
-        loop {
+        let (mut response, mut parser, reading) = state?;
+        let error = loop {
             if let Some(event) = parser.next() {
-                return Some((Ok(item(event)), Some((response, parser))));
+                match checked(event, status, &reading) {
+                    Ok(item) => return Some((Ok(item), Some((response, parser, reading)))),
+                    Err(error) => break error,
+                }
             }
             match response.chunk().await {
                 Ok(Some(chunk)) => {
                     if parser.feed(&chunk).is_err() {
-                        return Some((Err(too_large("an event", limit)), None));
+                        break too_large("an event", limit);
                     }
                 }
                 Ok(None) => return None,
-                Err(_) => return Some((Err(failed("the upstream's stream broke off")), None)),
+                Err(_) => break failed("the upstream's stream broke off"),
             }
-        }
+        };
+        Some((Err(reading.acted(error)), None))
     });
-    Ok(items.boxed())
+    items.boxed()
 }
 
-fn item(event: Event) -> Json {
-    let data = Json::from_text(event.data.as_str()).unwrap_or_else(|_| Value::from(event.data).into());
+/// An event as an item, if it is as promised.
+fn checked(event: Event, status: StatusCode, reading: &Reading) -> Result<Json, CallError> {
+    let Imported { spec, plan } = &*reading.operation;
+    let data = Json::from_text(event.data.as_str()).unwrap_or_else(|_| Value::from(event.data.as_str()).into());
+    let success = plan.answers.success(status).filter(|_| event.data != END);
+    let kept = success.map_or(Ok(()), |success| success.check(EVENT_STREAM, &data, &spec.output_schema));
+    reading.settle(kept, status, || shown(event.data.as_bytes(), true, &reading.secrets))?;
+    Ok(reading.secrets.json(item(event, &data)))
+}
+
+fn item(event: Event, data: &Json) -> Json {
     let mut text = format!("{{\"event\":{}", Value::from(event.event));
     if let Some(id) = event.id {
         text.push_str(&format!(",\"id\":{}", Value::from(id)));
@@ -113,22 +180,32 @@ pub(super) async fn failure(response: Response, plan: &Plan, secrets: &Scrubber)
     let status = response.status();
     let wait = retry_after(response.headers());
     let is_json = content_type(response.headers()).contains("json");
-    // What does not fit is left out; nobody waits for the rest of it.
-    let body = read_some(response, MAX_ERROR_BODY).await;
-    let text = String::from_utf8_lossy(&body);
-    let text = secrets.text(&text).unwrap_or_else(|| text.into_owned());
-    let body = match Json::from_text(text.as_str()) {
+    // What does not fit is left out; nobody waits for the rest of it. What is shown ends before what was read does, where
+    // only the beginning of a secret may be.
+    let body = content::read_some(response, 2 * MAX_ERROR_BODY).await;
+    let mut head = json!({ "status": status.as_u16() });
+    if let Some(wait) = wait {
+        head["retryAfterMs"] = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).into();
+    }
+    CallError { details: details(&head, &shown(&body, is_json, secrets)), ..error_of(status, plan) }
+}
+
+/// A body as the details of an error have it.
+fn shown(body: &[u8], is_json: bool, secrets: &Scrubber) -> Json {
+    let text = String::from_utf8_lossy(body);
+    let mut text = secrets.text(&text).unwrap_or_else(|| text.into_owned());
+    text.truncate(text.floor_char_boundary(MAX_ERROR_BODY));
+    match Json::from_text(text.as_str()) {
         Ok(json) if is_json || text.trim_start().starts_with(['{', '[']) => json,
         _ if text.is_empty() => Json::null(),
         _ => Value::from(text).into(),
-    };
-    let mut details = json!({ "status": status.as_u16() });
-    if let Some(wait) = wait {
-        details["retryAfterMs"] = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).into();
     }
-    let error = error_of(status, plan);
-    let details = format!("{},\"body\":{}}}", details.to_string().trim_end_matches('}'), body.as_str());
-    CallError { details: Json::from_text(details).ok(), ..error }
+}
+
+/// Details of an error, the body last and as it is.
+fn details(head: &Value, body: &Json) -> Option<Json> {
+    let text = format!("{},\"body\":{}}}", head.to_string().trim_end_matches('}'), body.as_str());
+    Json::from_text(text).ok()
 }
 
 fn error_of(status: StatusCode, plan: &Plan) -> CallError {
@@ -163,94 +240,6 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
     let wait = at.as_millisecond() - jiff::Timestamp::now().as_millisecond();
     Some(Duration::from_millis(u64::try_from(wait).unwrap_or(0).min(86_400_000)))
-}
-
-fn data(body: Bytes, content_type: &str, answers: &Answers) -> Result<Json, CallError> {
-    if body.is_empty() {
-        return Ok(Json::null());
-    }
-    let medium = essence(content_type);
-    let says_json = medium == "application/json" || medium.ends_with("+json");
-    if says_json || answers.json_only || medium.is_empty() {
-        let text = String::from_utf8(body.to_vec());
-        match text.map(Json::from_text) {
-            Ok(Ok(json)) => return Ok(json),
-            _ if says_json => return Err(failed(format!("the upstream says {medium}, but its body is not JSON"))),
-            _ if answers.json_only => {
-                let medium = if medium.is_empty() { "a body of no type" } else { &medium };
-                return Err(failed(format!("the upstream answered {medium} where its document promises JSON")));
-            }
-            _ => {}
-        }
-    }
-    Ok(match text(&body, content_type, &medium) {
-        Some(text) => Value::from(text).into(),
-        None => Value::from(STANDARD.encode(&body)).into(),
-    })
-}
-
-/// The body as text, if that is what it is.
-fn text(body: &Bytes, content_type: &str, medium: &str) -> Option<String> {
-    let is_text = medium.starts_with("text/")
-        || medium.ends_with("xml")
-        || ["application/javascript", "application/x-ndjson", "application/yaml"].contains(&medium);
-    if medium.is_empty() {
-        return String::from_utf8(body.to_vec()).ok();
-    }
-    if !is_text {
-        return None;
-    }
-    let charset = content_type.to_ascii_lowercase();
-    if charset.contains("charset=iso-8859-1") || charset.contains("charset=us-ascii") {
-        return Some(body.iter().map(|byte| char::from(*byte)).collect());
-    }
-    Some(String::from_utf8_lossy(body).into_owned())
-}
-
-/// Reads a body that must fit.
-async fn read(mut response: Response, limit: usize) -> Result<Bytes, CallError> {
-    if response.content_length().is_some_and(|length| length > limit as u64) {
-        return Err(too_large("the upstream's answer", limit));
-    }
-    let mut whole = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|_| failed("the upstream's answer broke off"))? {
-        if whole.len() + chunk.len() > limit {
-            return Err(too_large("the upstream's answer", limit));
-        }
-        whole.extend_from_slice(&chunk);
-    }
-    Ok(whole.into())
-}
-
-async fn read_some(mut response: Response, limit: usize) -> Vec<u8> {
-    let mut whole = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
-        let room = limit - whole.len();
-        whole.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if chunk.len() >= room {
-            break;
-        }
-    }
-    whole
-}
-
-fn too_large(what: &str, limit: usize) -> CallError {
-    CallError::new(ErrorCode::PayloadTooLarge, format!("{what} has more than {limit} bytes"))
-        .with_details(&json!({ "limit": limit }))
-}
-
-/// Compression is never asked for: a small answer that unpacks to a large one has no way in.
-fn check_plain(headers: &HeaderMap) -> Result<(), CallError> {
-    let encoding = headers.get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or("identity");
-    if encoding.eq_ignore_ascii_case("identity") || encoding.is_empty() {
-        return Ok(());
-    }
-    Err(failed("the upstream compressed its answer, which it was not asked to"))
-}
-
-fn content_type(headers: &HeaderMap) -> String {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    value.unwrap_or_default().to_owned()
 }
 
 fn passed_on(headers: &HeaderMap, secrets: &Scrubber) -> BTreeMap<String, String> {
@@ -294,32 +283,20 @@ mod tests {
     }
 
     #[test]
-    fn bodies_become_data() {
-        let any = Answers::default();
-        let only = Answers { json_only: true, ..Answers::default() };
-        let of = |body: &'static [u8], medium: &str, answers: &Answers| {
-            data(Bytes::from_static(body), medium, answers).map(|json| json.as_str().to_owned())
+    fn events_become_items() {
+        let of = |data: &str, id: Option<&str>| {
+            let event = Event { event: "e".into(), id: id.map(str::to_owned), data: String::new() };
+            item(event, &Json::from_text(data).unwrap()).as_str().to_owned()
         };
-        assert_eq!(of(b"{\"a\": 1.0}", "application/json; charset=utf-8", &any).unwrap(), "{\"a\": 1.0}");
-        assert_eq!(of(b"", "application/json", &only).unwrap(), "null");
-        assert_eq!(of(b"hi", "text/plain", &any).unwrap(), "\"hi\"");
-        assert_eq!(of(b"\xe9", "text/plain; charset=ISO-8859-1", &any).unwrap(), "\"\u{e9}\"");
-        assert_eq!(of(b"\xff\x00", "image/png", &any).unwrap(), "\"/wA=\"");
-        assert_eq!(of(b"{}", "text/plain", &only).unwrap(), "{}");
-        assert_eq!(of(b"plain", "", &any).unwrap(), "\"plain\"");
-        assert!(of(b"<html>", "text/html", &only).unwrap_err().message.contains("text/html"));
-        assert!(of(b"{oops", "application/json", &any).unwrap_err().message.contains("not JSON"));
-        assert!(of(b"\"\xff\"", "application/json", &any).is_err());
+        assert_eq!(of("{\"n\": 1.0}", Some("7")), "{\"event\":\"e\",\"id\":\"7\",\"data\":{\"n\": 1.0}}");
+        assert_eq!(of("\"x\"", None), "{\"event\":\"e\",\"data\":\"x\"}");
     }
 
     #[test]
-    fn events_become_items() {
-        let event =
-            |data: &str, id: Option<&str>| Event { event: "e".into(), id: id.map(str::to_owned), data: data.into() };
-        assert_eq!(
-            item(event("{\"n\": 1.0}", Some("7"))).as_str(),
-            "{\"event\":\"e\",\"id\":\"7\",\"data\":{\"n\": 1.0}}"
-        );
-        assert_eq!(item(event("[DONE]", None)).as_str(), "{\"event\":\"e\",\"data\":\"[DONE]\"}");
+    fn a_secret_across_the_end_of_what_is_shown_is_not_shown_in_part() {
+        let secrets = Scrubber::of(["hunter2-hunter2"]);
+        let body = format!("{}hunter2-hunter2 and so on", "x".repeat(MAX_ERROR_BODY - 7));
+        let shown = shown(body.as_bytes(), false, &secrets);
+        assert!(!shown.as_str().contains("hunter2") && shown.size() < MAX_ERROR_BODY + 10);
     }
 }

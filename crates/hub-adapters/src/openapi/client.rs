@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::StreamExt;
-use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use hub_operations::{Definition, Reply, Scrubber, until};
 use hub_protocol::{CallError, ErrorCode, Json};
@@ -19,6 +17,7 @@ use super::answer::{self, Reading, failed};
 use super::auth::{Apply, Credential, Credentials, headers};
 use super::import::{Import, Imported, Skipped};
 use super::plan::{Place, Plan};
+use super::promise::Lenience;
 use super::request::{Outgoing, build};
 use super::server::same_origin;
 use crate::left_out;
@@ -73,6 +72,7 @@ pub struct OpenApiClientBuilder {
     headers: Vec<(String, SecretString)>,
     timeout: Duration,
     response_limit: usize,
+    lenient: Option<Arc<Lenience>>,
 }
 
 impl OpenApiClientBuilder {
@@ -118,6 +118,13 @@ impl OpenApiClientBuilder {
         self
     }
 
+    /// Passes on answers that break their schema or media type, which fail otherwise; `note` is told of them, at most
+    /// every 10 s.
+    pub fn lenient(mut self, note: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.lenient = Some(Arc::new(Lenience::new(note)));
+        self
+    }
+
     /// The client. Connects nowhere yet.
     ///
     /// # Errors
@@ -155,6 +162,7 @@ impl OpenApiClientBuilder {
             headers,
             timeout: self.timeout,
             response_limit: self.response_limit,
+            lenient: self.lenient,
             operations,
             skipped: self.import.skipped,
             shortened: self.import.shortened,
@@ -168,11 +176,11 @@ pub struct OpenApiClient {
     http: reqwest::Client,
     policy: NetPolicy,
     credentials: Credentials,
-    /// Takes them out of what the upstream says: some repeat what they were sent.
     secrets: Arc<Scrubber>,
     headers: HeaderMap,
     timeout: Duration,
     response_limit: usize,
+    lenient: Option<Arc<Lenience>>,
     operations: BTreeMap<String, Arc<Imported>>,
     skipped: Vec<Skipped>,
     shortened: bool,
@@ -189,6 +197,7 @@ impl OpenApiClient {
             headers: Vec::new(),
             timeout: Duration::from_secs(30),
             response_limit: 8 * 1024 * 1024,
+            lenient: None,
         }
     }
 
@@ -226,7 +235,8 @@ impl OpenApiClient {
     ///
     /// # Errors
     /// `VALIDATION_ERROR` for an input that makes no request; `HTTP_<status>`, `RATE_LIMITED` or `EXECUTION_ERROR`
-    /// for what the upstream refuses or does wrong; `PAYLOAD_TOO_LARGE`; `TIMEOUT`.
+    /// for what the upstream refuses or does wrong, answers that break their document included; `PAYLOAD_TOO_LARGE`;
+    /// `TIMEOUT`.
     pub async fn call(&self, id: &str, input: &Json, limits: &CallLimits) -> Result<Reply, CallError> {
         let operation = self.operations.get(id).ok_or_else(|| Definition::not_found(id))?;
         let plan = &operation.plan;
@@ -237,28 +247,18 @@ impl OpenApiClient {
         let repeatable = plan.is_safe() || outgoing.headers.contains_key("idempotency-key");
         let sent = self.send_repeatedly(&outgoing, repeatable, end).boxed();
         let response = tokio::time::timeout_at(end, sent).await.map_err(late)??;
-        if response.status().is_client_error() || response.status().is_server_error() || is_redirect(&response) {
+        if !plan.answers.takes(response.status()) {
             let failure = answer::failure(response, plan, &self.secrets);
             return Err(tokio::time::timeout_at(end, failure).await.map_err(late)?);
         }
-        let is_stream = response.headers().get(header::CONTENT_TYPE).is_some_and(is_event_stream);
-        if plan.answers.streams && is_stream {
-            let (items, secrets) = (answer::events(response, self.response_limit)?, Arc::clone(&self.secrets));
-            let clean = move |item: Result<Json, CallError>| {
-                item.map(|item| secrets.json(item)).map_err(|error| secrets.error(error))
-            };
-            return Ok(Reply::Stream(items.map(clean).boxed()));
-        }
-        let reading = Reading { answers: &plan.answers, limit: self.response_limit, secrets: &self.secrets };
-        let envelope = tokio::time::timeout_at(end, answer::envelope(response, reading)).await.map_err(late)??;
-        let envelope = self.secrets.json(envelope);
-        if !plan.answers.streams {
-            return Ok(Reply::Envelope(envelope));
-        }
-        // It answered at once instead of streaming: one item, in the shape of an event.
-        let data = hub_protocol::ResponseEnvelope::data_of(&envelope).unwrap_or_default();
-        let item = Json::from_text(format!("{{\"event\":\"message\",\"data\":{}}}", data.as_str())).unwrap_or_default();
-        Ok(Reply::Stream(stream::once(async { Ok(item) }).boxed()))
+        let reading = Reading {
+            operation: Arc::clone(operation),
+            limit: self.response_limit,
+            secrets: Arc::clone(&self.secrets),
+            lenient: self.lenient.clone(),
+        };
+        let reply = tokio::time::timeout_at(end, answer::reply(response, &reading)).await;
+        reply.map_err(late).flatten().map_err(|error| reading.acted(error))
     }
 
     fn outgoing(&self, plan: &Plan, input: &Json, limits: &CallLimits) -> Result<Outgoing, CallError> {
@@ -385,8 +385,4 @@ fn is_busy(status: StatusCode) -> bool {
 
 fn is_redirect(response: &Response) -> bool {
     matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308)
-}
-
-fn is_event_stream(value: &HeaderValue) -> bool {
-    value.to_str().is_ok_and(|text| text.trim_start().to_ascii_lowercase().starts_with("text/event-stream"))
 }

@@ -62,6 +62,9 @@ pub enum ImportError {
         /// Whether operations were picked.
         only: bool,
     },
+    /// Nothing at all.
+    #[error("the document is empty")]
+    Blank,
     /// A page for people.
     #[error(
         "this is an HTML page and no OpenAPI document: give the document itself, such as openapi.json or openapi.yaml"
@@ -87,7 +90,9 @@ pub enum ImportError {
         reason: String,
     },
     /// A reference to another document.
-    #[error("{reference:?} refers to another document: bundle the document into one file first")]
+    #[error(
+        "{reference:?} refers to another document: bundle the document into one file first (`redocly bundle` does that)"
+    )]
     RemoteReference {
         /// As written.
         reference: String,
@@ -157,6 +162,7 @@ impl Document {
         let root = match text.trim_start().as_bytes().first() {
             Some(b'{') => parse_json(text)?,
             Some(b'<') => return Err(ImportError::Page),
+            None => return Err(ImportError::Blank),
             _ => parse_yaml(text)?,
         };
         let edition = edition(&root)?;
@@ -250,7 +256,7 @@ fn edition(root: &Value) -> Result<Edition, ImportError> {
         Some(Value::String(version)) => version.clone(),
         Some(Value::Number(version)) => version.to_string(),
         _ if root.get("swagger").is_some() => {
-            let reason = "the document is Swagger 2: convert it to OpenAPI 3 first (swagger2openapi does that)";
+            let reason = "the document is Swagger 2.0: convert it to OpenAPI 3 first (swagger2openapi does that)";
             return Err(ImportError::Version(reason.to_owned()));
         }
         _ => return Err(ImportError::Version(no_version.to_owned())),
@@ -306,6 +312,7 @@ mod tests {
         for (version, edition) in [("3.0.3", Edition::V30), ("\"3.0\"", Edition::V30), ("3.1", Edition::V31)] {
             assert_eq!(Document::parse(&format!("openapi: {version}\n")).unwrap().edition, edition, "{version}");
         }
+        assert_eq!(Document::parse(" \n").unwrap_err(), ImportError::Blank);
         for text in ["swagger: '2.0'", "openapi: 2.9", "openapi: 4.0.0", "a: b", "{}", "[]", "just text"] {
             assert!(Document::parse(text).is_err(), "{text}");
         }

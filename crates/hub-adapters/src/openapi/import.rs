@@ -271,7 +271,7 @@ impl Importer<'_> {
             }
         }
         let input_schema = self.schemas.assemble(input.schema, Side::Input, self.options.max_input_schema)?;
-        let output = responses::read(&mut self.schemas, operation, self.options)?;
+        let output = responses::read(&mut self.schemas, method, operation, self.options)?;
         let kind = match *method {
             _ if output.answers.streams => OperationType::Subscription,
             Method::GET | Method::HEAD => OperationType::Query,

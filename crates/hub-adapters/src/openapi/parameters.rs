@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::auth::KeyPlace;
 use super::document::{Document, ImportError, flag, object, shortened, text};
+use super::media::essence;
 use super::plan::{Body, BodyKind, Field, Form, Parameter, Place, Scheme, Style};
 use super::schema::{Converted, Schemas, Side};
 
@@ -222,7 +223,7 @@ fn read_body(schemas: &mut Schemas<'_>, body: &Value) -> Result<Option<(Body, Co
         BodyKind::Bytes => {
             Converted { value: json!({ "type": "string", "contentEncoding": "base64" }), refs: Vec::new() }
         }
-        BodyKind::Multipart(ref fields) => binaries(schemas.convert(schema, Side::Input)?, fields),
+        BodyKind::Multipart(ref fields) => binaries(schemas.convert(resolved, Side::Input)?, fields),
         BodyKind::Json | BodyKind::Form(_) => schemas.convert(schema, Side::Input)?,
     };
     if converted.value.get("description").is_none() {
@@ -246,11 +247,6 @@ fn rank(media_type: &str) -> u8 {
     }
 }
 
-/// A media type without its parameters, in lower case.
-pub(super) fn essence(media_type: &str) -> String {
-    media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-}
-
 /// What the document says of the members of a form.
 fn fields(document: &Document, schema: &Value, medium: &Value) -> BTreeMap<String, Field> {
     let encoding = object(medium, "encoding");
@@ -258,9 +254,10 @@ fn fields(document: &Document, schema: &Value, medium: &Value) -> BTreeMap<Strin
     for (name, property) in properties(document, schema, 0) {
         let encoded = encoding.and_then(|all| all.get(&name));
         let styled = |e: &&Value| ["style", "explode", "allowReserved"].iter().any(|key| e.get(*key).is_some());
+        let own = || text(document.resolve(property).ok()?, "contentMediaType");
         let field = Field {
             form: encoded.filter(styled).map(|e| form(e, Style::Form)),
-            content_type: encoded.and_then(|e| text(e, "contentType")).map(str::to_owned),
+            content_type: encoded.and_then(|e| text(e, "contentType")).or_else(own).map(str::to_owned),
             binary: is_binary(document, property),
         };
         fields.insert(name, field);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use http::{HeaderName, Method};
 
 use super::auth::KeyPlace;
+use super::promise::Success;
 
 /// The request of one operation, without its values.
 #[derive(Debug, Clone)]
@@ -42,9 +43,8 @@ impl Plan {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Answers {
     pub(super) accept: String,
-    /// A success is declared as JSON and as nothing else.
-    pub(super) json_only: bool,
     pub(super) streams: bool,
+    pub(super) successes: Vec<Success>,
     /// Statuses with an error code of their own: `404`, `4XX`.
     pub(super) errors: Vec<String>,
 }

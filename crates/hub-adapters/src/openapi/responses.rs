@@ -1,12 +1,16 @@
 //! Answers of the document: the schema of what a call gives, and the errors it declares.
 
+use std::sync::OnceLock;
+
+use http::Method;
 use hub_protocol::ErrorDefinition;
 use serde_json::{Value, json};
 
-use super::document::{ImportError, object, shortened, text};
+use super::document::{Document, ImportError, object, shortened, text};
 use super::import::Options;
-use super::parameters::essence;
+use super::media::{essence, is_event_stream, is_json, is_text};
 use super::plan::Answers;
+use super::promise::{Promise, Success, has_no_body};
 use super::schema::{Converted, Schemas, Side};
 
 /// Largest schema of an error's body, in bytes: there are many of them and few callers look.
@@ -15,6 +19,9 @@ const MAX_ERROR_SCHEMA: usize = 2 * 1024;
 /// Most successes of one operation whose schemas are told apart.
 const MAX_SUCCESSES: usize = 4;
 
+/// A schema that says nothing.
+const OPEN: &Value = &Value::Bool(true);
+
 pub(super) struct Output {
     pub(super) answers: Answers,
     pub(super) schema: Value,
@@ -22,7 +29,12 @@ pub(super) struct Output {
 }
 
 /// Reads what an operation may answer.
-pub(super) fn read(schemas: &mut Schemas<'_>, operation: &Value, options: &Options) -> Result<Output, ImportError> {
+pub(super) fn read(
+    schemas: &mut Schemas<'_>,
+    method: &Method,
+    operation: &Value,
+    options: &Options,
+) -> Result<Output, ImportError> {
     let document = schemas.document;
     let mut successes = Vec::new();
     let mut errors = Vec::new();
@@ -30,27 +42,25 @@ pub(super) fn read(schemas: &mut Schemas<'_>, operation: &Value, options: &Optio
     for (status, response) in object(operation, "responses").into_iter().flatten() {
         let response = document.resolve(response)?;
         match status.as_bytes() {
-            b"default" => fallback = Some(response),
-            [b'2', ..] => successes.push(response),
+            b"default" => fallback = Some((status.clone(), response)),
+            [b'2', ..] | b"304" => successes.push((status.to_uppercase(), response)),
             // Too many requests have one code for every upstream.
             b"429" => {}
             [b'4' | b'5', ..] if status.len() == 3 => errors.push((status.to_uppercase(), response)),
             _ => {}
         }
     }
-    if successes.is_empty() {
+    // Beside successes it is what errors look like, as in the specification's own example.
+    if !successes.iter().any(|(status, _)| status.starts_with('2')) {
         successes.extend(fallback);
     }
-    let media: Vec<(String, &Value)> = successes.iter().flat_map(|response| media(response)).collect();
-    let is_json = |medium: &str| medium == "application/json" || medium.ends_with("+json");
-    let streams = media.iter().any(|(medium, _)| medium == "text/event-stream");
-    let answers = Answers {
-        accept: accept(&media, streams),
-        json_only: !media.is_empty() && media.iter().all(|(medium, _)| is_json(medium)),
-        streams,
-        errors: errors.iter().map(|(status, _)| status.clone()).collect(),
-    };
-    let schema = success(schemas, &successes, streams, options.max_output_schema)?;
+    let media: Vec<(String, &Value)> = successes.iter().flat_map(|(_, response)| media(response)).collect();
+    let streams = *method != Method::HEAD && media.iter().any(|(medium, _)| is_event_stream(medium));
+    let accept = accept(&media, streams);
+    let (successes, output) = union(schemas, method, &successes, streams)?;
+    let answers =
+        Answers { accept, streams, successes, errors: errors.iter().map(|(status, _)| status.clone()).collect() };
+    let schema = schemas.assemble(output, Side::Output, options.max_output_schema)?;
     let errors =
         errors.into_iter().map(|(status, response)| error(schemas, &status, response)).collect::<Result<_, _>>()?;
     Ok(Output { answers, schema, errors })
@@ -66,54 +76,106 @@ fn accept(media: &[(String, &Value)], streams: bool) -> String {
         return "text/event-stream".to_owned();
     }
     let mut kinds: Vec<&str> = media.iter().map(|(medium, _)| medium.as_str()).collect();
-    kinds.sort_by_key(|medium| (*medium != "application/json", !medium.ends_with("+json")));
+    kinds.sort_by_key(|medium| rank(medium, streams));
     kinds.dedup();
     match kinds.first() {
         None => "application/json, */*;q=0.5".to_owned(),
-        Some(first) if first.ends_with("json") => (*first).to_owned(),
+        Some(first) if is_json(first) => (*first).to_owned(),
         Some(_) => kinds.join(", "),
     }
 }
 
-fn success(schemas: &mut Schemas<'_>, successes: &[&Value], streams: bool, limit: usize) -> Result<Value, ImportError> {
-    let mut parts: Vec<Converted> = Vec::new();
-    for response in successes.iter().take(MAX_SUCCESSES) {
-        let part = of_response(schemas, response, streams)?;
-        if parts.iter().all(|other| other.value != part.value) {
-            parts.push(part);
-        }
+fn rank(medium: &str, streams: bool) -> u8 {
+    match medium {
+        _ if streams && is_event_stream(medium) => 0,
+        "application/json" => 1,
+        _ if is_json(medium) => 2,
+        _ => 3,
     }
+}
+
+/// The successes, and one schema for what they give.
+fn union(
+    schemas: &mut Schemas<'_>,
+    method: &Method,
+    declared: &[(String, &Value)],
+    streams: bool,
+) -> Result<(Vec<Success>, Converted), ImportError> {
+    let mut parts: Vec<Converted> = Vec::new();
+    let mut successes = Vec::new();
+    for (status, response) in declared {
+        let no_body = *method == Method::HEAD || has_no_body(status);
+        let media = if no_body { Vec::new() } else { media(response).map(|(medium, _)| medium).collect() };
+        let mut success = Success { status: status.clone(), media, promise: None };
+        if successes.len() < MAX_SUCCESSES {
+            let (medium, part) = of_response(schemas, response, no_body, streams)?;
+            let known = parts.iter().position(|other| other.value == part.value);
+            let place = known.unwrap_or(parts.len());
+            if known.is_none() {
+                parts.push(part);
+            }
+            success.promise =
+                medium.map(|medium| Promise { medium, at: format!("/anyOf/{place}"), compiled: OnceLock::new() });
+        }
+        successes.push(success);
+    }
+    let several = parts.len() > 1;
     let refs = parts.iter().flat_map(|part| part.refs.clone()).collect();
     let mut values: Vec<Value> = parts.into_iter().map(|part| part.value).collect();
     let value = match values.len() {
         0 => Value::Bool(true),
         1 => values.remove(0),
-        _ if values.contains(&Value::Bool(true)) => Value::Bool(true),
         _ => json!({ "anyOf": values }),
     };
+    for promise in successes.iter_mut().filter_map(|success| success.promise.as_mut()) {
+        let part = if several { promise.at.as_str() } else { "" };
+        promise.at = format!("{}{part}", if streams { "/properties/data" } else { "" });
+    }
     let value = if streams { event(value) } else { value };
-    schemas.assemble(Converted { value, refs }, Side::Output, limit)
+    Ok((successes, Converted { value, refs }))
 }
 
-/// The value that one response becomes.
-fn of_response(schemas: &mut Schemas<'_>, response: &Value, streams: bool) -> Result<Converted, ImportError> {
-    let plain = |value: Value| Ok(Converted { value, refs: Vec::new() });
-    let wanted = |medium: &str| if streams { medium == "text/event-stream" } else { medium.ends_with("json") };
-    let all: Vec<(String, &Value)> = media(response).collect();
-    if let Some((_, medium)) = all.iter().find(|(medium, _)| wanted(medium)) {
-        return match medium.get("schema").or_else(|| medium.get("itemSchema")) {
-            Some(schema) => schemas.convert(schema, Side::Output),
-            None => plain(Value::Bool(true)),
-        };
+/// The value that one response becomes, and the medium whose schema that is.
+fn of_response(
+    schemas: &mut Schemas<'_>,
+    response: &Value,
+    no_body: bool,
+    streams: bool,
+) -> Result<(Option<String>, Converted), ImportError> {
+    let plain = |value: Value| Ok((None, Converted { value, refs: Vec::new() }));
+    if no_body {
+        return plain(json!({ "type": "null" }));
     }
-    match all.first() {
-        None => plain(Value::Bool(true)),
-        Some((medium, _)) if medium.starts_with("text/") || medium.ends_with("xml") => {
-            plain(json!({ "type": "string" }))
-        }
-        Some((medium, _)) if medium.contains('*') => plain(Value::Bool(true)),
-        Some(_) => plain(json!({ "type": "string", "contentEncoding": "base64" })),
+    let Some((medium, described)) = media(response).min_by_key(|(medium, _)| rank(medium, streams)) else {
+        return plain(Value::Bool(true));
+    };
+    let schema = match described.get("schema") {
+        _ if streams && is_event_stream(&medium) => of_event(schemas.document, described)?,
+        Some(schema) if is_json(&medium) => schema,
+        None if is_json(&medium) => OPEN,
+        _ if is_text(&medium) => return plain(json!({ "type": "string" })),
+        _ if medium.contains('*') => return plain(Value::Bool(true)),
+        _ => return plain(json!({ "type": "string", "contentEncoding": "base64" })),
+    };
+    Ok((Some(medium), schemas.convert(schema, Side::Output)?))
+}
+
+/// The schema of an event's data. `itemSchema` is of the event; `schema` is too, or of its data, or of the whole stream as
+/// a text or a list, which says nothing of one event.
+fn of_event<'a>(document: &'a Document, medium: &'a Value) -> Result<&'a Value, ImportError> {
+    if let Some(item) = medium.get("itemSchema") {
+        return Ok(document.resolve(item)?.pointer("/properties/data/contentSchema").unwrap_or(OPEN));
     }
+    let Some(schema) = medium.get("schema") else { return Ok(OPEN) };
+    let resolved = document.resolve(schema)?;
+    let whole = |schema: &Value| matches!(text(schema, "type"), Some("string" | "array"));
+    let member = |name: &str| resolved.pointer(&format!("/properties/{name}"));
+    Ok(match (member("event"), member("data")) {
+        (Some(_), Some(data)) if whole(document.resolve(data)?) => OPEN,
+        (Some(_), Some(data)) => data,
+        _ if whole(resolved) => OPEN,
+        _ => schema,
+    })
 }
 
 /// An item of a stream.
@@ -130,7 +192,7 @@ fn event(data: Value) -> Value {
 }
 
 fn error(schemas: &mut Schemas<'_>, status: &str, response: &Value) -> Result<ErrorDefinition, ImportError> {
-    let json = media(response).find(|(medium, _)| medium.ends_with("json"));
+    let json = media(response).find(|(medium, _)| is_json(medium));
     let body = match json.and_then(|(_, medium)| medium.get("schema")) {
         Some(schema) => {
             let converted = schemas.convert(schema, Side::Output)?;

@@ -5,13 +5,14 @@
 
 mod keywords;
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use hub_operations::Schema;
 use serde_json::{Map, Value, json};
 
-use super::document::{Document, ImportError, pointer_of};
+use super::document::{Document, ImportError, flag, pointer_of};
 use super::names::sanitised;
 
 /// Most nesting of a schema with its definitions, below what a registry accepts (512).
@@ -25,6 +26,16 @@ const MAX_REMEMBERED: usize = 256;
 pub(super) enum Side {
     Input,
     Output,
+}
+
+impl Side {
+    /// How a member is marked that only the other side has.
+    pub(super) const fn other(self) -> &'static str {
+        match self {
+            Self::Input => "readOnly",
+            Self::Output => "writeOnly",
+        }
+    }
 }
 
 /// A converted schema and the pointers of what it refers to.
@@ -53,6 +64,9 @@ pub(super) struct Schemas<'a> {
     patterns: HashMap<String, bool>,
     /// Whole schemas by their root, side and limit.
     assembled: HashMap<(String, Side, usize), Value>,
+    /// Names of members with the mark of one side.
+    read_only: OnceCell<HashSet<&'a str>>,
+    write_only: OnceCell<HashSet<&'a str>>,
 }
 
 impl<'a> Schemas<'a> {
@@ -64,7 +78,19 @@ impl<'a> Schemas<'a> {
             taken: HashSet::new(),
             patterns: HashMap::new(),
             assembled: HashMap::new(),
+            read_only: OnceCell::new(),
+            write_only: OnceCell::new(),
         }
+    }
+
+    /// Names of the members that carry a mark of one side anywhere in the document.
+    fn of_one_side(&self, mark: &str) -> &HashSet<&'a str> {
+        let names = if mark == Side::Input.other() { &self.read_only } else { &self.write_only };
+        names.get_or_init(|| {
+            let mut found = HashSet::new();
+            marked(&self.document.root, mark, &mut found);
+            found
+        })
     }
 
     /// One schema of the document, its references kept.
@@ -190,6 +216,16 @@ impl<'a> Schemas<'a> {
         let known = pattern.len() <= 1_000 && Schema::compile(&json!({ "pattern": pattern })).is_ok();
         self.patterns.insert(pattern.to_owned(), known);
         known
+    }
+}
+
+fn marked<'a>(value: &'a Value, mark: &str, found: &mut HashSet<&'a str>) {
+    let properties = value.get("properties").and_then(Value::as_object).into_iter().flatten();
+    found.extend(properties.filter(|(_, schema)| flag(schema, mark) == Some(true)).map(|(name, _)| name.as_str()));
+    match value {
+        Value::Object(members) => members.values().for_each(|member| marked(member, mark, found)),
+        Value::Array(items) => items.iter().for_each(|item| marked(item, mark, found)),
+        _ => {}
     }
 }
 

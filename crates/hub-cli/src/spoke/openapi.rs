@@ -9,7 +9,7 @@ use clap::Args;
 use hub_adapters::net::{NetError, NetPolicy};
 use hub_adapters::openapi::{
     Apply, CallLimits, ClientError, Credential, Document, FollowError, FollowedApi, KeyPlace, Make, OpenApiClient,
-    Options, SecretString, Served, Source, SourceError, Url, register_with,
+    Options, SecretString, Source, SourceError, Url, register_with,
 };
 use hub_protocol::DEFAULT_MESSAGE_LIMIT;
 use hub_spoke::{Context, Registry};
@@ -17,6 +17,7 @@ use hub_spoke::{Context, Registry};
 use super::offer::{AccessArgs, OfferArgs, announce, parse_variable, serve, start};
 use crate::connect::Cx;
 use crate::failure::{Failure, Result};
+use crate::output::Out;
 use crate::time::parse_duration;
 
 pub(super) const EXAMPLES: &str = "\
@@ -37,7 +38,8 @@ Examples:
 Each operation of the document (OpenAPI 3.0 or 3.1, JSON or YAML) becomes an operation client.NAME.NAMESPACE.OPERATION:
 GET and HEAD a query, an event stream a subscription, all else a mutation. The input has the parameters by name and the
 body under `body`; files and other bytes are base64. When the document changes, so do the operations (--refresh); calls
-that run go on. While it can't be read or used, they stay as they are.
+that run go on. While it can't be read or used, they stay as they are. An answer that breaks the document fails, unless
+--lenient passes it on.
 
 Credentials come from files or variables and stay here: callers, the hub and error texts never see them. They go with
 the operations that ask for them in the document, or with all where it says nothing; --auth-always sends them with all.
@@ -91,6 +93,9 @@ pub(crate) struct OpenApiArgs {
     /// Where the API key goes, such as header:X-Key, query:key or cookie:sid. Default: where the document says.
     #[arg(long, value_name = "PLACE:NAME", value_parser = parse_place)]
     api_key_in: Option<KeyPlace>,
+    /// Pass answers on that break the document's schemas or media types; they fail otherwise.
+    #[arg(long)]
+    lenient: bool,
     /// Send credentials also with operations that do not ask for them.
     #[arg(long)]
     auth_always: bool,
@@ -124,25 +129,34 @@ fn parse_place(text: &str) -> Result<KeyPlace, String> {
 
 pub(super) async fn run(cx: &Cx, args: OpenApiArgs) -> Result<()> {
     let key = cx.key()?;
-    let opening = FollowedApi::open(source(&args)?, args.refresh, make(&args)?);
+    let opening = FollowedApi::open(source(&args)?, args.refresh, make(cx.out, &args)?);
     let api = crate::interruptible(async { opening.await.map_err(|error| failure(&args, error)) }).await?;
     // A change from now on is one of what is offered here.
-    let (mut served, client) = (api.watch(), api.now().client);
+    let (mut served, mut client) = (api.watch(), api.now().client);
     notes(cx, &client);
     let builder = args.offer.builder(cx, &key, args.max_in_flight)?.declare(|all| register_with(all, &client, limits));
     let running = crate::interruptible(start(builder, &key)).await?;
     let (registered, name) = (running.registered(), &args.offer.name);
     let count = format!("{} operations of {}", registered.operations.len(), client.base());
     announce(cx, name, &registered, &[count].into_iter().chain(args.access.note(name)).collect::<Vec<_>>())?;
+    let mut troubled = false;
     let changed = async || loop {
         if served.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
-        let Served { client, trouble } = served.borrow_and_update().clone();
-        if let Some(why) = trouble {
+        let now = served.borrow_and_update().clone();
+        if let Some(why) = now.trouble {
+            troubled = true;
             cx.out.note(&format!("{why}; the operations are offered as they were"));
             continue;
         }
+        if std::mem::take(&mut troubled) {
+            cx.out.note("the document can be read and used again");
+        }
+        if Arc::ptr_eq(&client, &now.client) {
+            continue;
+        }
+        client = now.client;
         notes(cx, &client);
         match register_with(Registry::builder(), &client, limits).build() {
             Ok(registry) => return registry,
@@ -172,7 +186,7 @@ fn source(args: &OpenApiArgs) -> Result<Source> {
 }
 
 /// What makes operations of the document, now and whenever it changes; secrets are read once.
-fn make(args: &OpenApiArgs) -> Result<Arc<Make>> {
+fn make(out: Out, args: &OpenApiArgs) -> Result<Arc<Make>> {
     let options = Options {
         namespace: Some(args.namespace.clone()),
         scopes: args.access.scopes(),
@@ -184,6 +198,7 @@ fn make(args: &OpenApiArgs) -> Result<Arc<Make>> {
     };
     let (credentials, headers) = (credentials(args)?, headers(args)?);
     let (policy, timeout) = (policy(args), args.answer_timeout);
+    let lenient = args.lenient;
     let apply = if args.auth_always { Apply::Always } else { Apply::AsDocumented };
     Ok(Arc::new(move |text: &str| {
         let document = Document::parse(text).map_err(|error| error.to_string())?;
@@ -191,6 +206,7 @@ fn make(args: &OpenApiArgs) -> Result<Arc<Make>> {
         // A larger answer would not pass the hub.
         let builder = OpenApiClient::builder(import).policy(policy.clone()).timeout(timeout).apply(apply);
         let builder = builder.response_limit(DEFAULT_MESSAGE_LIMIT);
+        let builder = if lenient { builder.lenient(move |text| out.note(text)) } else { builder };
         let builder = credentials.iter().cloned().fold(builder, |builder, one| builder.credential(one));
         let builder = headers.iter().fold(builder, |builder, (name, value)| builder.header(name, value.clone()));
         builder.build().map_err(|error| match &error {

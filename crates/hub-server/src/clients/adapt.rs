@@ -156,10 +156,14 @@ async fn connect_openapi(client: &OpenedClient) -> Result<FollowedApi, String> {
         only: config.only,
         ..Options::new(&client.row.name)
     };
+    let (name, lenient) = (client.row.name.clone(), config.lenient);
     let make = move |text: &str| {
         let document = Document::parse(text).map_err(|error| chain(&error))?;
         let import = document.operations_to_register(&options).map_err(|error| chain(&error))?;
         let builder = OpenApiClient::builder(import).policy(policy.clone()).response_limit(DEFAULT_MESSAGE_LIMIT);
+        let client = name.clone();
+        let note = move |text: &str| tracing::warn!(client, "{text}");
+        let builder = if lenient { builder.lenient(note) } else { builder };
         let builder = match &credential {
             Some(credential) => builder.credential(credential.clone()).apply(Apply::Always),
             None => builder,

@@ -86,6 +86,9 @@ impl Schemas<'_> {
                 out.insert(keyword.clone(), value);
             }
         }
+        if side == Side::Output || members.contains_key("discriminator") {
+            choice(&mut out);
+        }
         self.items(members, side, refs, &mut out)?;
         types(members, &mut out);
         bounds(members, &mut out);
@@ -167,11 +170,11 @@ impl Schemas<'_> {
         if out.contains_key("$ref") && self.document.edition == Edition::V30 {
             return;
         }
-        let other = if side == Side::Input { "readOnly" } else { "writeOnly" };
         let properties = members.get("properties");
-        let absent = |name: &str| {
-            let schema = properties.and_then(|all| all.get(name)).and_then(|s| self.document.resolve(s).ok());
-            schema.is_some_and(|schema| flag(schema, other) == Some(true))
+        let absent = |name: &str| match properties.and_then(|all| all.get(name)) {
+            Some(schema) => self.document.resolve(schema).is_ok_and(|schema| flag(schema, side.other()) == Some(true)),
+            // It is a member of what this is combined with.
+            None => self.of_one_side(side.other()).contains(name),
         };
         let mut kept: Vec<&str> = names.iter().filter_map(Value::as_str).filter(|name| !absent(name)).collect();
         kept.sort_unstable();
@@ -179,6 +182,15 @@ impl Schemas<'_> {
         if !kept.is_empty() {
             out.insert("required".to_owned(), json!(kept));
         }
+    }
+}
+
+/// One of several is meant as a choice: the alternatives of documents overlap, above all where a discriminator picks one.
+fn choice(out: &mut Map<String, Value>) {
+    if !out.contains_key("anyOf")
+        && let Some(alternatives) = out.remove("oneOf")
+    {
+        out.insert("anyOf".to_owned(), alternatives);
     }
 }
 

@@ -113,6 +113,9 @@ wire! {
         /// How often the document at `url` is looked at again, in milliseconds, at least 1,000; default 300,000. 0: never.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         refresh_ms: Option<u64>,
+        /// Whether answers that break the document's schemas or media types are passed on; they fail otherwise.
+        #[serde(default)]
+        lenient: bool,
         /// Whether this machine and private networks may be reached.
         #[serde(default)]
         allow_private: bool,
