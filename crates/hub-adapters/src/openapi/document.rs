@@ -55,10 +55,12 @@ pub enum ImportError {
         limit: usize,
     },
     /// Nothing that can be offered.
-    #[error("{}", nothing(*.skipped, *.only))]
+    #[error("{}", nothing(*.skipped, .why.as_deref(), *.only))]
     Empty {
         /// Operations with faults of their own.
         skipped: usize,
+        /// These faults, as far as there is room for them.
+        why: Option<String>,
         /// Whether operations were picked.
         only: bool,
     },
@@ -111,11 +113,11 @@ pub enum ImportError {
     Server(String),
 }
 
-fn nothing(skipped: usize, only: bool) -> String {
-    match (only, skipped) {
+fn nothing(skipped: usize, why: Option<&str>, only: bool) -> String {
+    match (only, why) {
         (true, _) => "`only` leaves none of the document's operations".to_owned(),
-        (false, 0) => "the document has no operations".to_owned(),
-        (false, _) => format!("none of the document's {skipped} operations can be offered"),
+        (false, None) => "the document has no operations".to_owned(),
+        (false, Some(why)) => format!("none of the document's {skipped} operations can be offered, {why}"),
     }
 }
 
@@ -225,10 +227,7 @@ fn percent_decoded(text: &str) -> String {
 
 fn parse_json(text: &str) -> Result<Value, ImportError> {
     // The parser itself refuses to nest more than 128 deep.
-    serde_json::from_str(text).map_err(|e| {
-        let reason = format!("{:?} at line {} column {}", e.classify(), e.line(), e.column());
-        ImportError::Syntax { format: "JSON", reason: reason.to_lowercase() }
-    })
+    serde_json::from_str(text).map_err(|e| ImportError::Syntax { format: "JSON", reason: e.to_string() })
 }
 
 fn parse_yaml(text: &str) -> Result<Value, ImportError> {

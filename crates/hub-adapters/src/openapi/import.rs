@@ -14,6 +14,7 @@ use super::names::Names;
 use super::plan::{Plan, Scheme};
 use super::schema::{Schemas, Side};
 use super::{parameters, responses, server};
+use crate::left_out;
 use crate::mark::marked;
 
 /// Methods that become operations; TRACE would only show the request with its credentials.
@@ -147,7 +148,9 @@ impl Document {
     pub fn operations_to_register(&self, options: &Options) -> Result<Import, ImportError> {
         let mut import = self.reduced(options)?;
         if import.operations.is_empty() {
-            return Err(ImportError::Empty { skipped: import.skipped.len(), only: !options.only.is_empty() });
+            let shown: Vec<String> = import.skipped.iter().map(ToString::to_string).collect();
+            let (skipped, why) = (shown.len(), left_out::summary(&shown));
+            return Err(ImportError::Empty { skipped, why, only: !options.only.is_empty() });
         }
         for one in &mut import.operations {
             one.spec = marked(one.spec.clone());
@@ -253,6 +256,9 @@ impl Importer<'_> {
         operation: &Value,
     ) -> Result<Option<Imported>, ImportError> {
         let lower = method.as_str().to_ascii_lowercase();
+        if !operation.is_object() {
+            return Err(ImportError::shape(lower, "the operation is no object"));
+        }
         let tags = tags(operation);
         let name = self.names.name(text(operation, "operationId"), &lower, path);
         if !self.options.wants(&name, &tags) {

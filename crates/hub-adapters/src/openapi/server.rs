@@ -23,7 +23,9 @@ pub(super) fn url(
         None => Url::parse(&filled),
     };
     let url = parsed.map_err(|_| {
-        ImportError::Server(format!("the document's server {template:?} is no full URL: give the base URL yourself"))
+        ImportError::Server(format!(
+            "the document's server {template:?} is no full URL: name the whole of it (baseUrl, --base-url)"
+        ))
     })?;
     Ok(Some(url))
 }
@@ -38,7 +40,7 @@ fn fill(template: &str, server: &Value, variables: &BTreeMap<String, String>) ->
         let declared = object(server, "variables").and_then(|all| all.get(name));
         let value = variables.get(name).map(String::as_str).or_else(|| text(declared?, "default"));
         let value = value.ok_or_else(|| {
-            ImportError::Server(format!("the document's server {template:?} needs a value for {name:?}, or a base URL"))
+            ImportError::Server(format!("the document's server {template:?} needs a value for {name:?}, or name the whole of it (baseUrl, --base-url)"))
         })?;
         let allowed = declared.and_then(|d| d.get("enum")?.as_array());
         if allowed.is_some_and(|allowed| !allowed.iter().any(|one| one.as_str() == Some(value))) {
@@ -102,7 +104,7 @@ mod tests {
     #[test]
     fn relative_servers_need_a_document_from_somewhere() {
         let holder = json!({"servers": [{"url": "/v3"}]});
-        assert!(url(&holder, &BTreeMap::new(), None).unwrap_err().to_string().contains("base URL"));
+        assert!(url(&holder, &BTreeMap::new(), None).unwrap_err().to_string().contains("--base-url"));
         let document = Url::parse("https://pets.example.com/spec/openapi.json").unwrap();
         let joined = url(&holder, &BTreeMap::new(), Some(&document)).unwrap().unwrap();
         assert_eq!(joined.as_str(), "https://pets.example.com/v3");

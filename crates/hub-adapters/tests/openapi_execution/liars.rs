@@ -84,3 +84,22 @@ async fn a_hung_upstream_times_out_and_a_dropped_call_closes() {
     let closing = tokio::time::timeout(Duration::from_millis(100), closings.recv()).await;
     assert!(closing.is_ok(), "the connection is still open after {:?}", now.elapsed());
 }
+
+/// Each byte comes in time, and the whole never does.
+#[tokio::test]
+async fn an_answer_that_drips_times_out() {
+    let upstream = Upstream::start(move |_, mut socket| async move {
+        let mut next = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n";
+        while socket.write_all(next.as_bytes()).await.is_ok() {
+            next = " ";
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let pets = builder(PETSTORE, &upstream.url()).timeout(Duration::from_millis(300)).build().unwrap();
+    let error = call(&pets, "listPets", json!({})).await.unwrap_err();
+    assert_eq!((error.code.as_str(), error.retryable), ("TIMEOUT", true));
+    // Its beginning says that the pet was made.
+    let error = call(&pets, "createPet", json!({"body": {}})).await.unwrap_err();
+    assert!(error.code == "TIMEOUT" && !error.retryable && error.message.contains("was carried out"), "{error}");
+}
