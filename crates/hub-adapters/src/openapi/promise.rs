@@ -111,12 +111,11 @@ impl Broken {
         Self { message: message.into(), violations: Vec::new() }
     }
 
-    /// Names of members are the upstream's, and as long as it likes.
+    /// Names of members are the upstream's: as long as it likes, and of letters that a terminal would obey.
     fn schema(mut violations: Vec<Violation>) -> Self {
         violations.truncate(MAX_VIOLATIONS);
-        for violation in &mut violations {
-            violation.path = shortened(&violation.path, MAX_WORDS);
-            violation.message = shortened(&violation.message, MAX_WORDS);
+        for text in violations.iter_mut().flat_map(|violation| [&mut violation.path, &mut violation.message]) {
+            *text = shortened(text, MAX_WORDS).replace(char::is_control, "\u{fffd}");
         }
         let first = violations.first().map(|v| format!("{}: {}", v.path, v.message)).unwrap_or_default();
         let first = first.trim_start_matches(": ");
@@ -199,10 +198,11 @@ mod tests {
         let promise = Promise { medium: "application/json".into(), at: String::new(), compiled: OnceLock::new() };
         let success = Success { promise: Some(promise), ..Success::default() };
         let members: serde_json::Map<String, Value> =
-            (0..100).map(|n| (format!("{n}{}", "x".repeat(10_000)), json!("no"))).collect();
+            (0..100).map(|n| (format!("{n}\u{1b}[2J{}", "x".repeat(10_000)), json!("no"))).collect();
         let broken = success.check("application/json", &Json::from(Value::Object(members)), &schema).unwrap_err();
         assert_eq!(broken.violations.len(), MAX_VIOLATIONS);
         assert!(broken.message.len() < 1_000 && broken.violations.iter().all(|v| v.path.chars().count() <= 201));
+        assert!(!broken.message.contains(char::is_control), "{}", broken.message);
     }
 
     #[test]
