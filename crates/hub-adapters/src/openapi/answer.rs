@@ -107,8 +107,7 @@ pub(super) async fn reply(response: Response, reading: &Reading) -> Result<Reply
         return Ok(Reply::Envelope(reading.secrets.json(envelope.to_json())));
     }
     // It answered at once instead of streaming: one item, in the shape of an event.
-    let event = Event { event: "message".to_owned(), id: None, data: String::new() };
-    let item = reading.secrets.json(item(event, &envelope.data));
+    let item = reading.secrets.json(item("message", None, &envelope.data));
     Ok(Reply::Stream(stream::once(async { Ok(item) }).boxed()))
 }
 
@@ -163,12 +162,12 @@ fn checked(event: Event, status: StatusCode, reading: &Reading) -> Result<Json, 
     let success = plan.answers.success(status).filter(|_| event.data != END);
     let kept = success.map_or(Ok(()), |success| success.check(EVENT_STREAM, &data, &spec.output_schema));
     reading.settle(kept, status, || shown(event.data.as_bytes(), true, &reading.secrets))?;
-    Ok(reading.secrets.json(item(event, &data)))
+    Ok(reading.secrets.json(item(&event.event, event.id.as_deref(), &data)))
 }
 
-fn item(event: Event, data: &Json) -> Json {
-    let mut text = format!("{{\"event\":{}", Value::from(event.event));
-    if let Some(id) = event.id {
+fn item(event: &str, id: Option<&str>, data: &Json) -> Json {
+    let mut text = format!("{{\"event\":{}", Value::from(event));
+    if let Some(id) = id {
         text.push_str(&format!(",\"id\":{}", Value::from(id)));
     }
     text.push_str(&format!(",\"data\":{}}}", data.as_str()));
@@ -284,10 +283,7 @@ mod tests {
 
     #[test]
     fn events_become_items() {
-        let of = |data: &str, id: Option<&str>| {
-            let event = Event { event: "e".into(), id: id.map(str::to_owned), data: String::new() };
-            item(event, &Json::from_text(data).unwrap()).as_str().to_owned()
-        };
+        let of = |data: &str, id| item("e", id, &Json::from_text(data).unwrap()).as_str().to_owned();
         assert_eq!(of("{\"n\": 1.0}", Some("7")), "{\"event\":\"e\",\"id\":\"7\",\"data\":{\"n\": 1.0}}");
         assert_eq!(of("\"x\"", None), "{\"event\":\"e\",\"data\":\"x\"}");
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use hub_adapters::openapi::{CallLimits, OpenApiClient};
+use hub_adapters::openapi::CallLimits;
 use hub_operations::Reply;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
