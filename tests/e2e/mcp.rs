@@ -3,6 +3,7 @@
 
 mod clients;
 mod conformance;
+mod resume;
 mod servers;
 pub(crate) mod tasks;
 pub(crate) mod wire;
@@ -176,6 +177,11 @@ async fn a_session_belongs_to_who_began_it() -> Result<()> {
 
 /// The head of an answer that may be a stream.
 async fn raw_head(hub: SocketAddr, headers: &str, body: &str) -> Result<String> {
+    raw_until(hub, headers, body, |line| line == "\r\n").await
+}
+
+/// An answer up to a line, after which nobody reads on.
+async fn raw_until(hub: SocketAddr, headers: &str, body: &str, mut last: impl FnMut(&str) -> bool) -> Result<String> {
     let mut stream = BufReader::new(TcpStream::connect(hub).await?);
     let length = body.len();
     let request = format!(
@@ -183,11 +189,13 @@ async fn raw_head(hub: SocketAddr, headers: &str, body: &str) -> Result<String> 
          text/event-stream\r\n{headers}content-length: {length}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).await?;
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        ensure!(stream.read_line(&mut head).await? > 0, "no whole head: {head}");
+    let mut answer = String::new();
+    let mut at = 0;
+    while at == 0 || !last(&answer[at..]) {
+        at = answer.len();
+        ensure!(stream.read_line(&mut answer).await? > 0, "it ends before: {answer}");
     }
-    Ok(head)
+    Ok(answer)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,7 +21,7 @@ pub(crate) const REVISION: &str = "2025-11-25";
 const RELATED: &str = "io.modelcontextprotocol/related-task";
 
 /// Offers `slow.work`, which ends when it is let through, and `slow.feed`, which never does.
-async fn slow(hub: &TestHub) -> Result<(RunningSpoke, Arc<Semaphore>)> {
+pub(super) async fn slow(hub: &TestHub) -> Result<(RunningSpoke, Arc<Semaphore>)> {
     let gate = Arc::new(Semaphore::new(0));
     let through = Arc::clone(&gate);
     let spoke = hub.spoke("slow").spoke_type("compute").query("slow.work", "Works.", move |_, _: Value| {
@@ -137,6 +137,8 @@ async fn what_can_be_no_task_says_so() -> Result<()> {
         (json!({ "name": "list", "arguments": {}, "task": {} }), -32601),
         (json!({ "name": "no_such", "arguments": {}, "task": {} }), -32602),
         (json!({ "name": "call", "arguments": [], "task": {} }), -32602),
+        (json!({ "name": "call", "arguments": { "operationId": "slow.work" }, "task": true }), -32602),
+        (json!({ "name": "call", "arguments": { "operationId": "slow.work" }, "task": [] }), -32602),
     ] {
         let answer = session.ask(4, "tools/call", params).await?;
         ensure!(answer["error"]["code"] == code, "{answer}");

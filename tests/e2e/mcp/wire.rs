@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use hub_protocol::ops::calls::ListCalls;
+use hub_protocol::ops::calls::{CallStatus, ListCalls};
 use hub_testkit::{TestHub, eventually};
 use serde_json::{Value, json};
 
-use super::{ended_aborted, modern, raw, raw_at, raw_head, spoke};
+use super::{ended_aborted, modern, raw, raw_at, raw_head, raw_until, spoke};
 
 /// A session that says exactly what it is told to.
 pub(crate) struct Session {
@@ -15,6 +15,25 @@ pub(crate) struct Session {
     headers: String,
     /// What `initialize` was answered.
     pub(crate) begun: Value,
+}
+
+/// An event of a stream: its id, and its message unless it has none.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Event {
+    pub(crate) id: String,
+    pub(crate) message: Value,
+}
+
+fn events(body: &str) -> Vec<Event> {
+    let field = |event: &str, name: &str| {
+        let value = event.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.map(|value| value.trim().to_owned())
+    };
+    let event = |text: &str| {
+        let message = field(text, "data").and_then(|data| serde_json::from_str(&data).ok()).unwrap_or_default();
+        Some(Event { id: field(text, "id")?, message })
+    };
+    body.split("\n\n").filter_map(event).collect()
 }
 
 /// The messages of an answer: the events of a stream, or the one that is the body.
@@ -48,6 +67,23 @@ impl Session {
         Ok((status, messages(&body)))
     }
 
+    /// The first events of an answer, after which nobody reads on.
+    pub(crate) async fn begin_reading(&self, body: &Value, count: usize) -> Result<Vec<Event>> {
+        let mut left = count;
+        let ends = |line: &str| {
+            left -= usize::from(line == "\n");
+            left == 0
+        };
+        Ok(events(&raw_until(self.hub, &self.headers, &body.to_string(), ends).await?))
+    }
+
+    /// What is left of a stream after an event.
+    pub(crate) async fn rest(&self, event: &str) -> Result<(u16, Vec<Event>)> {
+        let headers = format!("{}last-event-id: {event}\r\n", self.headers);
+        let (status, _, body) = raw_at(self.hub, "GET", "/mcp", &headers, "").await?;
+        Ok((status, events(&body)))
+    }
+
     /// The response to a request.
     pub(crate) async fn ask(&self, id: u64, method: &str, params: Value) -> Result<Value> {
         let request = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
@@ -72,6 +108,19 @@ impl Session {
     }
 }
 
+pub(crate) async fn completed(hub: &TestHub, operation: &str) -> Result<()> {
+    let client = hub.client().await?;
+    let asked = ListCalls {
+        operation_id: Some(operation.to_owned()),
+        status: Some(CallStatus::Completed),
+        ..ListCalls::default()
+    };
+    eventually(&format!("{operation} has completed"), async || {
+        Ok((!client.call(&asked).await?.calls.is_empty()).then_some(()))
+    })
+    .await
+}
+
 pub(crate) async fn runs(hub: &TestHub, operation: &str) -> Result<()> {
     let client = hub.client().await?;
     let asked = ListCalls { operation_id: Some(operation.to_owned()), ..ListCalls::default() };
@@ -85,18 +134,19 @@ async fn what_is_no_message_is_refused_by_json_rpc() -> Result<()> {
     let session = Session::begin(&hub, hub.admin_key(), "2025-06-18").await?;
     let auth = format!("authorization: Bearer {}\r\n", hub.admin_key());
     let cases = [
-        ("", -32700),
-        ("{\"jsonrpc\":", -32700),
-        ("7", -32600),
-        ("{}", -32600),
-        ("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":2}", -32600),
-        ("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\",\"params\":[1]}", -32600),
-        ("{\"jsonrpc\":\"1.0\",\"id\":1,\"method\":\"ping\"}", -32600),
-        ("[{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}]", -32600),
+        ("", -32700, Value::Null),
+        ("{\"jsonrpc\":", -32700, Value::Null),
+        ("7", -32600, Value::Null),
+        ("{}", -32600, Value::Null),
+        ("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":2}", -32600, json!(1)),
+        ("{\"jsonrpc\":\"2.0\",\"id\":\"a\",\"method\":\"ping\",\"params\":[1]}", -32600, json!("a")),
+        ("{\"jsonrpc\":\"1.0\",\"id\":1,\"method\":\"ping\"}", -32600, json!(1)),
+        ("[{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}]", -32600, Value::Null),
     ];
-    for (body, code) in cases {
+    for (body, code, id) in cases {
         let (status, messages) = session.post(body).await?;
         ensure!(status == 400 && messages[0]["error"]["code"] == code, "{body}: {status} {messages:?}");
+        ensure!(messages[0].get("id") == Some(&id), "{body}: {messages:?}");
         let (status, head, answer) = raw(&hub, "POST", "/mcp", &auth, body).await?;
         ensure!(status == 400 && head.contains("application/json") && answer.contains(&code.to_string()), "{answer}");
     }
@@ -105,6 +155,11 @@ async fn what_is_no_message_is_refused_by_json_rpc() -> Result<()> {
     let unfit = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": { "capabilities": {} } });
     let (status, _, answer) = raw(&hub, "POST", "/mcp", &auth, &unfit.to_string()).await?;
     ensure!(status == 400 && answer.contains("-32602") && answer.contains("protocolVersion"), "{answer}");
+    ensure!(answer.contains("\"id\":1"), "{answer}");
+    // A session has one beginning.
+    let again = json!({ "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "x", "version": "1" } });
+    let again = session.ask(3, "initialize", again).await?;
+    ensure!(again["error"]["code"] == -32600, "{again}");
     Ok(())
 }
 
@@ -156,6 +211,8 @@ async fn a_batch_is_answered_as_one_stream() -> Result<()> {
         { "jsonrpc": "2.0", "id": 3, "method": "no/such" },
         { "jsonrpc": "2.0", "method": "notifications/initialized" },
         7,
+        { "jsonrpc": "2.0", "id": 4, "method": "initialize", "params": {} },
+        { "jsonrpc": "2.0", "id": 5, "method": 5 },
     ]);
     let (status, messages) = session.post(&batch.to_string()).await?;
     ensure!(status == 200, "{status}");
@@ -163,11 +220,14 @@ async fn a_batch_is_answered_as_one_stream() -> Result<()> {
     ensure!(of(1)["result"]["structuredContent"]["data"] == 3, "{messages:?}");
     ensure!(of(2)["result"]["structuredContent"]["items"] == json!([0, 1]), "{messages:?}");
     ensure!(of(3)["error"]["code"] == -32601, "{messages:?}");
-    ensure!(messages.iter().any(|m| m["id"].is_null() && m["error"]["code"] == -32600), "{messages:?}");
+    ensure!(messages.iter().any(|m| m.get("id") == Some(&Value::Null) && m["error"]["code"] == -32600), "{messages:?}");
+    ensure!(of(4)["error"]["code"] == -32600 && of(5)["error"]["code"] == -32600, "{messages:?}");
     let progress = messages.iter().filter(|message| message["method"] == "notifications/progress").count();
     ensure!(progress == 2, "{messages:?}");
     let silent = json!([{ "jsonrpc": "2.0", "method": "notifications/initialized" }]);
     ensure!(session.post(&silent.to_string()).await?.0 == 202);
+    let (status, messages) = session.post("[7, []]").await?;
+    ensure!(status == 400 && messages[0].as_array().is_some_and(|faults| faults.len() == 2), "{status} {messages:?}");
     let many = vec![json!({ "jsonrpc": "2.0", "id": 1, "method": "ping" }); 65];
     for bad in [json!([]), json!(many)] {
         let (status, messages) = session.post(&bad.to_string()).await?;

@@ -1,7 +1,9 @@
 //! The face over streamable HTTP.
 
 mod begun;
+mod manager;
 mod message;
+mod replay;
 mod sessions;
 
 use std::convert::Infallible;
@@ -9,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::StreamExt;
 use http::{Method, Request, Response, StatusCode, header, request};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
@@ -20,12 +22,16 @@ use tokio_util::task::TaskTracker;
 
 use super::face::{Face, Tasks};
 use super::host::Host;
+use manager::{OfBatch, Resumable};
 use message::{Fault, Message, Posted};
+use replay::Replay;
 use sessions::{Session, Sessions};
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
 const SESSION: &str = "mcp-session-id";
+
+const LAST_EVENT: &str = "last-event-id";
 
 /// The one revision with batches.
 const WITH_BATCHES: &str = "2025-03-26";
@@ -55,13 +61,15 @@ pub struct Owner(pub String);
 /// the request's extensions. The SDK's own checks of `Host` and `Origin` are off: without a key nothing is answered,
 /// and a page that rebinds a name has none.
 pub struct HttpFace<H: Host> {
-    service: StreamableHttpService<Face<H>, LocalSessionManager>,
+    service: StreamableHttpService<Face<H>, Resumable>,
     sessions: Arc<Sessions>,
+    replay: Arc<Replay>,
 }
 
 impl<H: Host> Clone for HttpFace<H> {
     fn clone(&self) -> Self {
-        Self { service: self.service.clone(), sessions: Arc::clone(&self.sessions) }
+        let (sessions, replay) = (Arc::clone(&self.sessions), Arc::clone(&self.replay));
+        Self { service: self.service.clone(), sessions, replay }
     }
 }
 
@@ -73,7 +81,9 @@ impl<H: Host> HttpFace<H> {
         session.keep_alive = Some(KEEP_ALIVE);
         let mut manager = LocalSessionManager::default();
         manager.session_config = session;
-        let manager = Arc::new(manager);
+        let sessions = Arc::new(manager);
+        let (replay, running) = (Arc::new(Replay::default()), settings.running.clone());
+        let manager = Resumable { sessions: Arc::clone(&sessions), replay: Arc::clone(&replay), running };
         let config = StreamableHttpServerConfig::default()
             .disable_allowed_hosts()
             .disable_allowed_origins()
@@ -82,8 +92,8 @@ impl<H: Host> HttpFace<H> {
             .with_cancellation_token(settings.stop);
         let tasks = Tasks::new(settings.running);
         let face = move || Ok(Face::per_request(tasks.clone()));
-        let service = StreamableHttpService::new(face, Arc::clone(&manager), config);
-        Self { service, sessions: Arc::new(Sessions::new(manager)) }
+        let service = StreamableHttpService::new(face, Arc::new(manager), config);
+        Self { service, sessions: Arc::new(Sessions::new(sessions)), replay }
     }
 
     /// Answers one request.
@@ -97,6 +107,9 @@ impl<H: Host> HttpFace<H> {
         let Some(session) = self.sessions.of(&id, &owner) else {
             return plain(StatusCode::NOT_FOUND, "Session not found");
         };
+        if self.is_forgotten(&session, &request) {
+            return plain(StatusCode::BAD_REQUEST, "Last-Event-ID: its stream is not known (any more)");
+        }
         let deletes = request.method() == Method::DELETE;
         let response = self.answer(request, Some(&session)).await;
         if deletes && response.status().is_success() {
@@ -105,6 +118,14 @@ impl<H: Host> HttpFace<H> {
             return plain(StatusCode::NO_CONTENT, "");
         }
         response
+    }
+
+    /// Whether the request is for the rest of a stream that is not known. The SDK would answer that nothing is left.
+    fn is_forgotten(&self, session: &Session, request: &Request<Full<Bytes>>) -> bool {
+        let event = request.headers().get(LAST_EVENT).and_then(|event| event.to_str().ok());
+        // The stream of `GET` is the SDK's.
+        let event = event.filter(|event| request.method() == Method::GET && event.contains('/'));
+        event.is_some_and(|event| self.replay.after(&session.id, event).is_none())
     }
 
     /// Answers a request that may begin a session.
@@ -128,7 +149,7 @@ impl<H: Host> HttpFace<H> {
         let Ok(body) = body.collect().await;
         let answered = match message::read(&body.to_bytes()) {
             Ok(Posted::One(message)) => self.one(parts, message, session).await,
-            Ok(Posted::Many(messages)) => self.many(&parts, messages, session).await,
+            Ok(Posted::Many(messages)) => self.many(parts, messages, session).await,
             Err(fault) => Err(fault),
         };
         answered.unwrap_or_else(Fault::response)
@@ -141,13 +162,13 @@ impl<H: Host> HttpFace<H> {
         message: Message,
         session: Option<&Session>,
     ) -> Result<Answer, Fault> {
+        let id = message.id();
         let body = match session {
             None => message.without_session()?,
             Some(session) => {
-                if let Some(id) = message.request.clone() {
-                    let in_flight = session.enter(id);
-                    let in_flight =
-                        in_flight.ok_or_else(|| Fault::invalid("a request with this id is not answered yet"))?;
+                if let Some(text) = message.request.clone() {
+                    let used = || Fault::invalid("a request with this id is not answered yet").to(id.clone());
+                    let in_flight = session.enter(text).ok_or_else(used)?;
                     // Goes where the request goes, so it is dropped when its handler has ended.
                     parts.extensions.insert(Arc::new(in_flight));
                 }
@@ -157,7 +178,7 @@ impl<H: Host> HttpFace<H> {
         let response = self.service.handle(Request::from_parts(parts, Full::new(body))).await;
         // It is JSON: so it says of the SDK that it cannot read it.
         if response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
-            return Err(Fault::invalid("the body is no request, notification or response of MCP"));
+            return Err(Fault::invalid("the body is no request, notification or response of MCP").to(id));
         }
         Ok(response)
     }
@@ -165,41 +186,42 @@ impl<H: Host> HttpFace<H> {
     /// Answers a batch: all that its messages are answered is one stream.
     async fn many(
         &self,
-        parts: &request::Parts,
+        mut parts: request::Parts,
         messages: Vec<Result<Message, Fault>>,
         session: Option<&Session>,
     ) -> Result<Answer, Fault> {
-        if session.is_none_or(|session| *session.revision != *WITH_BATCHES) {
+        let Some(session) = session.filter(|session| *session.revision == *WITH_BATCHES) else {
             return Err(Fault::invalid(format!("only sessions of {WITH_BATCHES} take batches")));
-        }
-        let mut streams = Vec::new();
+        };
+        let stream = self.replay.begin(&session.id);
+        parts.extensions.insert(OfBatch(Arc::downgrade(&stream)));
+        let (mut faults, mut answer) = (Vec::new(), None);
         for message in messages {
             let answered = match message {
-                Ok(message) => self.one(parts.clone(), message, session).await,
+                Ok(message) => self.one(parts.clone(), message, Some(session)).await,
                 Err(fault) => Err(fault),
             };
             match answered {
-                Err(fault) => streams.push(BodyStream::new(fault.event())),
+                Err(fault) => faults.push(fault),
                 Ok(response) if response.status() == StatusCode::ACCEPTED => {}
-                Ok(response) if response.status() == StatusCode::OK => {
-                    streams.push(BodyStream::new(response.into_body()));
-                }
+                // It has the answers to the other requests too.
+                Ok(response) if response.status() == StatusCode::OK => drop(answer.get_or_insert(response)),
                 // What is wrong with the headers or the session is so for all.
                 Ok(response) => return Ok(response),
             }
         }
-        if streams.is_empty() {
-            return Ok(plain(StatusCode::ACCEPTED, ""));
-        }
-        let mut response = Response::new(StreamBody::new(stream::select_all(streams)).boxed());
-        let buffering = header::HeaderName::from_static("x-accel-buffering");
-        for (name, value) in
-            [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache"), (buffering, "no")]
-        {
-            response.headers_mut().insert(name, header::HeaderValue::from_static(value));
-        }
-        Ok(response)
+        Ok(match answer {
+            Some(response) => response.map(|events| after(&faults, events)),
+            None if faults.is_empty() => plain(StatusCode::ACCEPTED, ""),
+            None => Fault::response_of(&faults),
+        })
     }
+}
+
+/// A stream of events after those that tell of faults.
+fn after(faults: &[Fault], events: BoxBody<Bytes, Infallible>) -> BoxBody<Bytes, Infallible> {
+    let faults = Full::from(faults.iter().map(Fault::event).collect::<String>());
+    BodyExt::boxed(StreamBody::new(BodyStream::new(faults).chain(BodyStream::new(events))))
 }
 
 /// Whether the body says that it is JSON.

@@ -1,19 +1,17 @@
 //! What is posted, as far as it is read before the SDK reads it.
 
 use std::borrow::Cow;
-use std::convert::Infallible;
 
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
-use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use rmcp::ErrorData;
-use rmcp::model::{InitializeRequest, JsonRpcError};
+use rmcp::model::{InitializeRequest, RequestId};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
+use super::Answer;
 use crate::mcp::face::first;
 
 /// Messages of a batch.
@@ -30,12 +28,24 @@ pub(super) struct Message {
     /// The JSON text of a request's id.
     pub(super) request: Option<String>,
     method: Option<String>,
-    asks_for_task: bool,
-    pub(super) body: Bytes,
+    asks_for_task: Option<Asks>,
+    body: Bytes,
 }
 
-/// Why something is no message.
-pub(super) struct Fault(Box<ErrorData>);
+/// What stands in the place where a task is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    Well,
+    /// It is no object.
+    Badly,
+}
+
+/// Why something is not answered as it asks.
+pub(super) struct Fault {
+    /// Of the request, where it can be read.
+    id: Option<RequestId>,
+    error: Box<ErrorData>,
+}
 
 #[derive(Deserialize)]
 #[serde(expecting = "an object")]
@@ -44,13 +54,15 @@ struct Head<'a> {
     id: Option<&'a RawValue>,
     #[serde(borrow)]
     method: Option<Cow<'a, str>>,
-    params: Option<Params>,
+    #[serde(borrow)]
+    params: Option<Params<'a>>,
 }
 
 #[derive(Deserialize)]
 #[serde(expecting = "an object")]
-struct Params {
-    task: Option<IgnoredAny>,
+struct Params<'a> {
+    #[serde(borrow)]
+    task: Option<&'a RawValue>,
 }
 
 /// Reads a body.
@@ -68,11 +80,21 @@ pub(super) fn read(body: &Bytes) -> Result<Posted, Fault> {
 
 impl Message {
     fn read(body: Bytes) -> Result<Self, Fault> {
-        let Head { id, method, params } = serde_json::from_slice(&body).map_err(Fault::unreadable)?;
+        let unreadable = |error| Fault { id: id_in(&body), ..Fault::unreadable(error) };
+        let Head { id, method, params } = serde_json::from_slice(&body).map_err(unreadable)?;
         let request = id.filter(|_| method.is_some()).map(|id| id.get().to_owned());
         let method = method.map(Cow::into_owned);
-        let asks_for_task = params.is_some_and(|params| params.task.is_some());
+        let task = params.and_then(|params| params.task);
+        let asks_for_task = task.map(|task| if task.get().starts_with('{') { Asks::Well } else { Asks::Badly });
         Ok(Self { request, method, asks_for_task, body })
+    }
+
+    pub(super) fn id(&self) -> Option<RequestId> {
+        self.request.as_deref().and_then(|id| serde_json::from_str(id).ok())
+    }
+
+    fn refused(&self, error: ErrorData) -> Fault {
+        Fault { id: self.id(), error: Box::new(error) }
     }
 
     /// As the SDK is given it outside of sessions. One that would begin a session and cannot be read is not to hear that
@@ -80,7 +102,7 @@ impl Message {
     pub(super) fn without_session(self) -> Result<Bytes, Fault> {
         if self.method.as_deref() == Some("initialize") {
             let read = serde_json::from_slice::<InitializeRequest>(&self.body);
-            read.map_err(|error| Fault(Box::new(ErrorData::invalid_params(error.to_string(), None))))?;
+            read.map_err(|error| self.refused(ErrorData::invalid_params(error.to_string(), None)))?;
         }
         Ok(self.body)
     }
@@ -88,12 +110,20 @@ impl Message {
     /// As the SDK is given it in a session of `revision`: what it would read as of another revision under a name that
     /// it does not know.
     pub(super) fn in_session_of(self, revision: &str) -> Result<Bytes, Fault> {
-        let renamed = self.method.filter(|method| match method.as_str() {
-            "tools/list" => revision == first::REVISION,
-            "tools/call" => revision == first::REVISION && self.asks_for_task,
-            method => method.starts_with("tasks/"),
-        });
-        let Some(method) = renamed else { return Ok(self.body) };
+        let of_first = revision == first::REVISION;
+        let renamed = match self.method.as_deref() {
+            Some("initialize") => {
+                let error = "a session is begun by one `initialize`, in a message of its own";
+                return Err(self.refused(ErrorData::invalid_request(error, None)));
+            }
+            Some("tools/call") if of_first && self.asks_for_task == Some(Asks::Badly) => {
+                return Err(self.refused(ErrorData::invalid_params("`task` is an object, such as {}", None)));
+            }
+            Some("tools/call") => of_first && self.asks_for_task.is_some(),
+            Some("tools/list") => of_first,
+            method => method.is_some_and(|method| method.starts_with("tasks/")),
+        };
+        let Some(method) = self.method.filter(|_| renamed) else { return Ok(self.body) };
         let mut message: Value = serde_json::from_slice(&self.body).map_err(Fault::unreadable)?;
         message["method"] = Value::String(format!("{}{method}", first::PREFIX));
         let meta = message.pointer_mut("/params/_meta").and_then(Value::as_object_mut);
@@ -104,36 +134,57 @@ impl Message {
     }
 }
 
+/// The id of what would be a request.
+fn id_in(body: &[u8]) -> Option<RequestId> {
+    let message: Value = serde_json::from_slice(body).ok()?;
+    message.get("method").and_then(|_| serde_json::from_value(message.get("id")?.clone()).ok())
+}
+
 impl Fault {
     fn unreadable(error: serde_json::Error) -> Self {
         if error.is_data() {
             return Self::invalid(format!("the body is no JSON-RPC message: {error}"));
         }
-        Self(Box::new(ErrorData::parse_error(format!("the body is not JSON: {error}"), None)))
+        let error = ErrorData::parse_error(format!("the body is not JSON: {error}"), None);
+        Self { id: None, error: Box::new(error) }
     }
 
     pub(super) fn invalid(why: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(ErrorData::invalid_request(why, None)))
+        Self { id: None, error: Box::new(ErrorData::invalid_request(why, None)) }
     }
 
-    /// Without an id: what a message is that can't be read is not known.
-    fn text(self) -> String {
-        serde_json::to_string(&JsonRpcError::new(None, *self.0)).unwrap_or_default()
+    /// As the answer to a request that has an id.
+    pub(super) fn to(self, id: Option<RequestId>) -> Self {
+        Self { id, ..self }
     }
 
-    /// As the answer to a request.
-    pub(super) fn response(self) -> Response<BoxBody<Bytes, Infallible>> {
-        let mut response = Response::new(Full::from(self.text()).boxed());
-        *response.status_mut() = StatusCode::BAD_REQUEST;
-        let json = header::HeaderValue::from_static("application/json");
-        response.headers_mut().insert(header::CONTENT_TYPE, json);
-        response
+    /// The error of JSON-RPC; its id is null where none can be read.
+    fn value(&self) -> Value {
+        json!({ "jsonrpc": "2.0", "id": self.id, "error": self.error })
+    }
+
+    /// As the answer to a message.
+    pub(super) fn response(self) -> Answer {
+        refusal(&self.value())
+    }
+
+    /// As the answer to a batch, all of it.
+    pub(super) fn response_of(faults: &[Self]) -> Answer {
+        refusal(&faults.iter().map(Self::value).collect())
     }
 
     /// As a server-sent event.
-    pub(super) fn event(self) -> BoxBody<Bytes, Infallible> {
-        Full::from(format!("data: {}\n\n", self.text())).boxed()
+    pub(super) fn event(&self) -> String {
+        format!("data: {}\n\n", self.value())
     }
+}
+
+fn refusal(body: &Value) -> Answer {
+    let mut response = Response::new(Full::from(body.to_string()).boxed());
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    let json = header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
 }
 
 #[cfg(test)]
@@ -141,7 +192,7 @@ mod tests {
     use super::*;
 
     fn code(body: &str) -> i32 {
-        read(&Bytes::copy_from_slice(body.as_bytes())).err().map_or(0, |fault| fault.0.code.0)
+        read(&Bytes::copy_from_slice(body.as_bytes())).err().map_or(0, |fault| fault.error.code.0)
     }
 
     #[test]
@@ -171,5 +222,27 @@ mod tests {
         assert_eq!(given("2025-06-18", "tools/call", "{\"task\":{}}"), "tools/call");
         assert_eq!(given("2025-06-18", "tools/list", "{}"), "tools/list");
         assert_eq!(given("2025-06-18", "tasks/get", "{}"), "2025-11-25/tasks/get");
+        assert_eq!(given("2025-06-18", "tools/call", "{\"task\":true}"), "tools/call");
+    }
+
+    #[test]
+    fn a_fault_has_the_id_of_its_request_or_null() {
+        let id = |body: &str| {
+            let message = read(&Bytes::copy_from_slice(body.as_bytes()));
+            let fault = match message {
+                Ok(Posted::One(message)) => message.in_session_of("2025-11-25").err(),
+                Ok(Posted::Many(_)) => None,
+                Err(fault) => Some(fault),
+            };
+            fault.unwrap().value()["id"].to_string()
+        };
+        assert_eq!(id("{\"id\":1,\"method\":2}"), "1");
+        assert_eq!(id("{\"id\":\"a\",\"method\":\"ping\",\"params\":7}"), "\"a\"");
+        assert_eq!(id("{\"id\":3,\"method\":\"tools/call\",\"params\":{\"task\":true}}"), "3");
+        assert_eq!(id("{\"id\":4,\"method\":\"initialize\"}"), "4");
+        // An answer is not answered.
+        for none in ["{\"id\":1,\"params\":7}", "{\"id\":[],\"method\":2}", "7", "{"] {
+            assert_eq!(id(none), "null", "{none}");
+        }
     }
 }

@@ -30,6 +30,8 @@ struct Owned {
 /// A session.
 #[derive(Clone)]
 pub(super) struct Session {
+    /// The SDK's.
+    pub(super) id: Arc<str>,
     /// The revision that was agreed on.
     pub(super) revision: Arc<str>,
     in_flight: Arc<Mutex<HashSet<String>>>,
@@ -42,8 +44,8 @@ pub(super) struct InFlight {
 }
 
 impl Session {
-    fn of(revision: &str) -> Self {
-        Self { revision: revision.into(), in_flight: Arc::default() }
+    fn of(id: &str, revision: &str) -> Self {
+        Self { id: id.into(), revision: revision.into(), in_flight: Arc::default() }
     }
 
     /// Begins to answer a request; `None` while another one has its id.
@@ -76,7 +78,7 @@ impl Sessions {
     }
 
     pub(super) fn begun(&self, id: &str, owner: Owner, revision: &str) {
-        let session = Session::of(revision);
+        let session = Session::of(id, revision);
         self.lock().insert(id.to_owned(), Owned { owner, used: Instant::now(), session });
     }
 
