@@ -14,6 +14,7 @@ mod client;
 mod face;
 mod host;
 mod http;
+mod message;
 mod stdio;
 
 pub use client::{Health, Inherit, McpClient, McpError, McpOptions, McpTarget, StderrTo, register};

@@ -157,7 +157,8 @@ async fn what_is_no_message_is_refused_by_json_rpc() -> Result<()> {
     ensure!(status == 400 && answer.contains("-32602") && answer.contains("protocolVersion"), "{answer}");
     ensure!(answer.contains("\"id\":1"), "{answer}");
     // A session has one beginning.
-    let again = json!({ "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "x", "version": "1" } });
+    let again =
+        json!({ "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "x", "version": "1" } });
     let again = session.ask(3, "initialize", again).await?;
     ensure!(again["error"]["code"] == -32600, "{again}");
     Ok(())

@@ -9,7 +9,6 @@ mod tools;
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use hub_protocol::{CallError, Json};
@@ -86,9 +85,11 @@ impl<H: Host> Face<H> {
         if let Some(asked) = Asked::of(&request) {
             return Ok(asked);
         }
-        let own = tools::own(host.tools().await).into_iter().find(|own| own.tool.name == request.name);
-        let own = own.ok_or_else(|| unknown_tool(&request.name))?;
-        Ok(Ok(Asked::own(own, request.arguments)))
+        let mut own = tools::own(host.tools().await);
+        match own.iter().position(|own| own.tool.name == request.name) {
+            Some(at) => Ok(Ok(Asked::own(own.swap_remove(at), request.arguments))),
+            None => Err(ErrorData::invalid_params(tools::unknown(&request.name, &own), None)),
+        }
     }
 
     /// What a request of the tasks extension is about.
@@ -297,11 +298,6 @@ impl<H: Host> ServerHandler for Face<H> {
         let read = ReadResourceResult::new(vec![contents]).with_ttl_ms(0).with_cache_scope(CacheScope::Private);
         Ok(read.into())
     }
-}
-
-fn unknown_tool(name: &str) -> ErrorData {
-    let shown: Cow<'_, str> = name.chars().take(128).collect();
-    ErrorData::invalid_params(format!("unknown tool {shown:?}: there are list, search, schema and call"), None)
 }
 
 /// Whether there was a change before the time was over; a burst counts once.

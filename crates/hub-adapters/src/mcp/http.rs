@@ -2,7 +2,6 @@
 
 mod begun;
 mod manager;
-mod message;
 mod replay;
 mod sessions;
 
@@ -17,13 +16,14 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
 use rmcp::transport::streamable_http_server::session::local::{LocalSessionManager, SessionConfig};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::face::{Face, Tasks};
 use super::host::Host;
+use super::message::{self, Fault, Message, Posted};
 use manager::{OfBatch, Resumable};
-use message::{Fault, Message, Posted};
 use replay::Replay;
 use sessions::{Session, Sessions};
 
@@ -152,7 +152,7 @@ impl<H: Host> HttpFace<H> {
             Ok(Posted::Many(messages)) => self.many(parts, messages, session).await,
             Err(fault) => Err(fault),
         };
-        answered.unwrap_or_else(Fault::response)
+        answered.unwrap_or_else(|fault| refusal(&fault.value()))
     }
 
     /// Has a message answered by the SDK.
@@ -178,7 +178,7 @@ impl<H: Host> HttpFace<H> {
         let response = self.service.handle(Request::from_parts(parts, Full::new(body))).await;
         // It is JSON: so it says of the SDK that it cannot read it.
         if response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
-            return Err(Fault::invalid("the body is no request, notification or response of MCP").to(id));
+            return Err(Fault::no_message().to(id));
         }
         Ok(response)
     }
@@ -213,7 +213,7 @@ impl<H: Host> HttpFace<H> {
         Ok(match answer {
             Some(response) => response.map(|events| after(&faults, events)),
             None if faults.is_empty() => plain(StatusCode::ACCEPTED, ""),
-            None => Fault::response_of(&faults),
+            None => refusal(&faults.iter().map(Fault::value).collect()),
         })
     }
 }
@@ -235,6 +235,14 @@ fn has_no_sessions(request: &Request<Full<Bytes>>) -> bool {
     let version = request.headers().get("mcp-protocol-version").and_then(|v| v.to_str().ok());
     // Revisions are dates, so they compare as texts do.
     version.is_some_and(|version| version >= "2026-07-28")
+}
+
+/// The error of JSON-RPC that a message is answered with, or all those of a batch.
+fn refusal(error: &Value) -> Answer {
+    let mut response = Response::new(Full::from(error.to_string()).boxed());
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Answer {

@@ -13,6 +13,7 @@ use rmcp::model::{
 use rmcp::service::{NotificationContext, PeerRequestOptions, RunningService};
 use rmcp::{ClientHandler, RoleClient, ServiceExt};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{Notify, watch};
 
 use super::*;
@@ -207,6 +208,50 @@ async fn an_operation_can_be_a_tool_of_its_own() {
 }
 
 /// Its structured content would be held against the tool's own `outputSchema`.
+#[tokio::test]
+async fn what_is_no_tool_is_told_which_there_are() {
+    let host = Fake::default();
+    host.tools.lock().unwrap().push(own_tool("a.echo"));
+    let client = connected(host).await;
+    let error = client.call_tool(CallToolRequestParams::new("a.text")).await.unwrap_err().to_string();
+    assert!(error.contains("list, search, schema, call, a_echo; operations are run by `call`"), "{error}");
+}
+
+#[tokio::test]
+async fn lines_that_are_no_messages_are_answered() {
+    let (ours, theirs) = tokio::io::duplex(1 << 20);
+    let (read, write) = tokio::io::split(theirs);
+    let tasks = tokio_util::task::TaskTracker::new();
+    tasks.spawn(async move { serve(Face::of(Fake::default()), (read, write)).await });
+    let (read, mut write) = tokio::io::split(ours);
+    let mut answers = BufReader::new(read).lines();
+    let mut ask = async |line: &str| {
+        write.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+        serde_json::from_str::<Value>(&answers.next_line().await.unwrap().unwrap()).unwrap()
+    };
+    let client = json!({ "name": "t", "version": "1" });
+    let params = json!({ "protocolVersion": "2025-03-26", "capabilities": {}, "clientInfo": client });
+    let initialize = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params }).to_string();
+    let noise = ask("hello").await;
+    assert!(noise["error"]["code"] == -32700 && noise.get("id") == Some(&Value::Null), "{noise}");
+    assert_eq!(ask(&initialize).await["result"]["protocolVersion"], "2025-03-26");
+    for (line, code, id) in [
+        ("\n \n{", -32700, Value::Null),
+        ("7", -32600, Value::Null),
+        ("{\"jsonrpc\":\"2.0\",\"id\":2,\"method\":2}", -32600, json!(2)),
+        ("{\"jsonrpc\":\"1.0\",\"id\":3,\"method\":\"ping\"}", -32600, json!(3)),
+        (&initialize, -32600, json!(1)),
+        (&format!("[{initialize}]"), -32600, json!(1)),
+        (&"x".repeat(17 << 20), -32600, Value::Null),
+    ] {
+        let answer = ask(line).await;
+        assert!(answer["error"]["code"] == code && answer.get("id") == Some(&id), "{answer}");
+    }
+    // A batch is answered message by message.
+    assert_eq!(ask("[{\"jsonrpc\":\"2.0\",\"id\":8,\"method\":\"ping\"}]").await["id"], 8);
+    assert_eq!(ask("[9]").await["error"]["code"], -32600);
+}
+
 #[tokio::test]
 async fn a_tool_of_its_own_that_fails_says_so_in_words_alone() {
     let host = Fake::default();

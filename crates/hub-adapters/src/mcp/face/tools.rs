@@ -122,6 +122,14 @@ pub(super) struct Own {
     pub(super) bare: bool,
 }
 
+/// Which tools there are, for who asks for another one.
+pub(super) fn unknown(name: &str, own: &[Own]) -> String {
+    let name: String = name.chars().take(2 * MAX_NAME).collect();
+    let own = own.iter().map(|own| own.tool.name.as_ref());
+    let names = fixed().iter().map(|tool| tool.name.to_string()).chain(own.map(str::to_owned)).collect::<Vec<_>>();
+    format!("unknown tool {name:?}: there are {}; operations are run by `call`", names.join(", "))
+}
+
 /// Operations as tools, under names that are unique and that every host takes.
 pub(super) fn own(specs: Vec<OperationSpec>) -> Vec<Own> {
     let mut taken: Vec<String> = fixed().into_iter().map(|tool| tool.name.into_owned()).collect();

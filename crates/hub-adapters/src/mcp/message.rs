@@ -1,23 +1,20 @@
-//! What is posted, as far as it is read before the SDK reads it.
+//! What a client says, as far as it is read before the SDK reads it.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
 use rmcp::ErrorData;
-use rmcp::model::{InitializeRequest, RequestId};
+use rmcp::model::{ClientJsonRpcMessage, InitializeRequest, RequestId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::Answer;
-use crate::mcp::face::first;
+use super::face::first;
 
 /// Messages of a batch.
 const BATCH: usize = 64;
 
-/// What a body holds.
+/// What a body or a line holds.
 pub(super) enum Posted {
     One(Message),
     Many(Vec<Result<Message, Fault>>),
@@ -93,6 +90,21 @@ impl Message {
         self.request.as_deref().and_then(|id| serde_json::from_str(id).ok())
     }
 
+    /// As the SDK knows it.
+    pub(super) fn parsed(self) -> Result<ClientJsonRpcMessage, Fault> {
+        serde_json::from_slice(&self.body).map_err(|_| Fault::no_message().to(self.id()))
+    }
+
+    pub(super) fn begins(&self) -> bool {
+        self.method.as_deref() == Some("initialize")
+    }
+
+    /// Why it does not begin a session.
+    pub(super) fn begins_late(&self) -> Fault {
+        let error = "a session is begun by one `initialize`, in a message of its own";
+        self.refused(ErrorData::invalid_request(error, None))
+    }
+
     fn refused(&self, error: ErrorData) -> Fault {
         Fault { id: self.id(), error: Box::new(error) }
     }
@@ -100,7 +112,7 @@ impl Message {
     /// As the SDK is given it outside of sessions. One that would begin a session and cannot be read is not to hear that
     /// it has none.
     pub(super) fn without_session(self) -> Result<Bytes, Fault> {
-        if self.method.as_deref() == Some("initialize") {
+        if self.begins() {
             let read = serde_json::from_slice::<InitializeRequest>(&self.body);
             read.map_err(|error| self.refused(ErrorData::invalid_params(error.to_string(), None)))?;
         }
@@ -112,10 +124,7 @@ impl Message {
     pub(super) fn in_session_of(self, revision: &str) -> Result<Bytes, Fault> {
         let of_first = revision == first::REVISION;
         let renamed = match self.method.as_deref() {
-            Some("initialize") => {
-                let error = "a session is begun by one `initialize`, in a message of its own";
-                return Err(self.refused(ErrorData::invalid_request(error, None)));
-            }
+            Some("initialize") => return Err(self.begins_late()),
             Some("tools/call") if of_first && self.asks_for_task == Some(Asks::Badly) => {
                 return Err(self.refused(ErrorData::invalid_params("`task` is an object, such as {}", None)));
             }
@@ -143,14 +152,18 @@ fn id_in(body: &[u8]) -> Option<RequestId> {
 impl Fault {
     fn unreadable(error: serde_json::Error) -> Self {
         if error.is_data() {
-            return Self::invalid(format!("the body is no JSON-RPC message: {error}"));
+            return Self::invalid(format!("no JSON-RPC message: {error}"));
         }
-        let error = ErrorData::parse_error(format!("the body is not JSON: {error}"), None);
+        let error = ErrorData::parse_error(format!("not JSON: {error}"), None);
         Self { id: None, error: Box::new(error) }
     }
 
     pub(super) fn invalid(why: impl Into<Cow<'static, str>>) -> Self {
         Self { id: None, error: Box::new(ErrorData::invalid_request(why, None)) }
+    }
+
+    pub(super) fn no_message() -> Self {
+        Self::invalid("no request, notification or response of MCP")
     }
 
     /// As the answer to a request that has an id.
@@ -159,32 +172,14 @@ impl Fault {
     }
 
     /// The error of JSON-RPC; its id is null where none can be read.
-    fn value(&self) -> Value {
+    pub(super) fn value(&self) -> Value {
         json!({ "jsonrpc": "2.0", "id": self.id, "error": self.error })
-    }
-
-    /// As the answer to a message.
-    pub(super) fn response(self) -> Answer {
-        refusal(&self.value())
-    }
-
-    /// As the answer to a batch, all of it.
-    pub(super) fn response_of(faults: &[Self]) -> Answer {
-        refusal(&faults.iter().map(Self::value).collect())
     }
 
     /// As a server-sent event.
     pub(super) fn event(&self) -> String {
         format!("data: {}\n\n", self.value())
     }
-}
-
-fn refusal(body: &Value) -> Answer {
-    let mut response = Response::new(Full::from(body.to_string()).boxed());
-    *response.status_mut() = StatusCode::BAD_REQUEST;
-    let json = header::HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    response
 }
 
 #[cfg(test)]
