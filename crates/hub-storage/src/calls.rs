@@ -146,6 +146,9 @@ backends! {
         if filter.roots {
             query = query.filter(calls::parent.is_null());
         }
+        if filter.tasks {
+            query = query.filter(sql::<Bool>(IS_TASK));
+        }
         if let Some(before) = filter.before {
             query = query.filter(calls::call_id.lt(BindId::from(before)));
         }

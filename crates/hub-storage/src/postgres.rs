@@ -39,6 +39,9 @@ pub(crate) mod names {
     /// As text, since Postgres before 18 knows no least uuid; hexadecimal sorts as the bytes do.
     pub(crate) const LOWEST_CALL: &str = "min(call_id::text COLLATE \"C\")::uuid";
 
+    /// Which calls are tasks, as their index says it.
+    pub(crate) const IS_TASK: &str = "request_id = call_id::text";
+
     /// Bodies of other areas for the same backend.
     pub(crate) mod of {
         pub(crate) use crate::audit::pg as audit;

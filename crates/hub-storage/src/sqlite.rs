@@ -44,6 +44,9 @@ pub(crate) mod names {
     /// The lowest id of the calls that are asked for, without a walk along the ids.
     pub(crate) const LOWEST_CALL: &str = "min(+call_id)";
 
+    /// Which calls are tasks, as their index says it.
+    pub(crate) const IS_TASK: &str = "replace(request_id, '-', '') = lower(hex(call_id))";
+
     /// Bodies of other areas for the same backend.
     pub(crate) mod of {
         pub(crate) use crate::audit::lite as audit;

@@ -37,6 +37,9 @@ async fn a_task_is_known_to_all_hubs() -> Result<()> {
         })
         .await?;
     }
+    let listed = there.ask(1, "tasks/list", json!({})).await?["result"]["tasks"].clone();
+    let ids: Vec<&Value> = listed.as_array().into_iter().flatten().map(|task| &task["taskId"]).collect();
+    ensure!(ids == [&wait, &slow], "{listed}");
     let waiting = there.ask(2, "tasks/result", json!({ "taskId": slow }));
     let (result, ()) = tokio::try_join!(waiting, async {
         gate.add_permits(1);

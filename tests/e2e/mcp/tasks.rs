@@ -232,9 +232,37 @@ async fn a_task_outlives_the_hub_process() -> Result<()> {
     ensure!(result["structuredContent"] == json!({ "data": "done", "callId": done }), "{result}");
     let got = session.ask(2, "tasks/get", json!({ "taskId": cut })).await?["result"].clone();
     ensure!(got["status"] == "failed" || got["status"] == "cancelled", "{got}");
+    let listed = session.ask(3, "tasks/list", json!({})).await?["result"]["tasks"].clone();
+    ensure!(listed[0] == got && listed[1]["taskId"] == *done && listed[1]["status"] == "completed", "{listed}");
     let other = Session::begin(&hub, hub.admin_key(), REVISION).await?;
+    ensure!(other.ask(1, "tasks/list", json!({})).await?["result"]["tasks"] == json!([]));
     let answer = other.ask(1, "tasks/get", json!({ "taskId": done })).await?;
     ensure!(answer["error"]["code"] == -32602, "{answer}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_are_listed_in_pages() -> Result<()> {
+    let hub = TestHub::start().await?;
+    let (_spoke, gate) = slow(&hub).await?;
+    let session = Session::begin(&hub, hub.admin_key(), REVISION).await?;
+    gate.add_permits(103);
+    let mut made = Vec::new();
+    for _ in 0..103 {
+        made.insert(0, created(&session, "slow.work").await?);
+        session.ask(2, "tasks/result", json!({ "taskId": made[0] })).await?;
+    }
+    let page = async |params: Value| {
+        let page = session.ask(3, "tasks/list", params).await?["result"].clone();
+        let ids = page["tasks"].as_array().into_iter().flatten().filter_map(|task| task["taskId"].as_str());
+        Ok::<_, anyhow::Error>((ids.map(str::to_owned).collect::<Vec<_>>(), page["nextCursor"].clone()))
+    };
+    // Those that are not in memory any more come from their records.
+    let (first, cursor) = page(json!({})).await?;
+    let (second, end) = page(json!({ "cursor": cursor })).await?;
+    ensure!(first.len() >= 100 && end.is_null() && [first, second].concat() == made);
+    let wrong = session.ask(4, "tasks/list", json!({ "cursor": "x" })).await?;
+    ensure!(wrong["error"]["code"] == -32602, "{wrong}");
     Ok(())
 }
 

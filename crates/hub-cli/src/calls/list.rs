@@ -29,6 +29,9 @@ pub(crate) struct ListArgs {
     /// Only first calls of trees.
     #[arg(long)]
     roots: bool,
+    /// Only tasks of MCP hosts.
+    #[arg(long)]
+    tasks: bool,
     /// Only calls started since then: a time, or a duration such as 10m for so long ago.
     #[arg(long, value_name = "TIME", value_parser = parse_past)]
     since: Option<At>,
@@ -68,6 +71,7 @@ pub(super) async fn list(out: Out, hub: &Hub, args: ListArgs) -> Result<()> {
         principal: args.principal,
         spoke: args.spoke,
         roots: args.roots.then_some(true),
+        tasks: args.tasks.then_some(true),
         since: args.since.map(|at| at.0),
         before: args.before,
         limit: Some(args.limit),

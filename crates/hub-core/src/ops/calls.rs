@@ -68,6 +68,7 @@ async fn list(ctx: Ctx, params: ListCalls) -> Result<CallPage, CallError> {
         principal: own_only(&ctx, params.principal)?,
         spoke: params.spoke,
         roots: params.roots == Some(true),
+        tasks: params.tasks == Some(true),
         since: params.since.map(Stamp::from_millis),
         before: params.before,
         limit,

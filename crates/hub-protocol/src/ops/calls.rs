@@ -178,6 +178,9 @@ wire! {
         /// Only first calls of trees.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         roots: Option<bool>,
+        /// Only tasks of MCP hosts: calls whose `requestId` is their `callId`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tasks: Option<bool>,
         /// Only calls started at or after.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         since: Option<u64>,

@@ -18,6 +18,7 @@ pub(crate) struct ListQuery {
     principal: Option<String>,
     spoke: Option<String>,
     roots: Option<bool>,
+    tasks: Option<bool>,
     since: Option<u64>,
     before: Option<CallId>,
     limit: Option<u32>,
@@ -29,8 +30,9 @@ pub(crate) async fn list(
     Auth(principal): Auth,
     Params(q): Params<ListQuery>,
 ) -> Result<Response, Problem> {
-    let ListQuery { operation_id, status, principal: of, spoke, roots, since, before, limit } = q;
-    app.data(&principal, &ListCalls { operation_id, status, principal: of, spoke, roots, since, before, limit }).await
+    let ListQuery { operation_id, status, principal: of, spoke, roots, tasks, since, before, limit } = q;
+    let list = ListCalls { operation_id, status, principal: of, spoke, roots, tasks, since, before, limit };
+    app.data(&principal, &list).await
 }
 
 /// `GET /api/calls/{id}`

@@ -166,6 +166,8 @@ pub struct CallFilter {
     pub spoke: Option<String>,
     /// Only calls without a parent.
     pub roots: bool,
+    /// Only calls whose `request_id` is their id: the tasks of MCP hosts.
+    pub tasks: bool,
     /// Only started at this time or later.
     pub since: Option<Stamp>,
     /// Only with an id below this one.

@@ -123,6 +123,7 @@ pub(crate) async fn list_filters<B: Backend>() {
     rows[4].status = "pending".into();
     rows[5].status = "failed".into();
     rows[6].status = "completed".into();
+    rows[6].request_id = rows[6].call_id.to_string();
     rows[7] = child(&rows[0], 7);
     record(&fresh.store, &rows).await;
     let all = CallFilter { limit: 99, ..CallFilter::default() };
@@ -136,6 +137,8 @@ pub(crate) async fn list_filters<B: Backend>() {
         (CallFilter { status: Some("aborted".into()), ..all.clone() }, vec![]),
         (CallFilter { status: Some("completed".into()), ..all.clone() }, vec![6]),
         (CallFilter { roots: true, ..all.clone() }, vec![6, 5, 4, 3, 2, 1, 0]),
+        (CallFilter { tasks: true, since: Some(at(2)), principal: Some("ada".into()), ..all.clone() }, vec![6]),
+        (CallFilter { tasks: true, principal: Some("bob".into()), ..all.clone() }, vec![]),
         (CallFilter { since: Some(at(6)), ..all.clone() }, vec![7, 6]),
         (CallFilter { since: Some(at(99)), ..all.clone() }, vec![]),
         (CallFilter { since: Some(at(2)), principal: Some("ada".into()), limit: 2, ..all.clone() }, vec![7, 6]),

@@ -8,6 +8,7 @@ pub(in crate::mcp) mod first;
 mod record;
 mod table;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -182,6 +183,24 @@ impl Tasks {
             None => record::task(host, owner, id).await,
         };
         task.filter(|task| !is_over(task.started)).ok_or_else(unknown)
+    }
+
+    /// A page of the caller's tasks, newest first, and where the next one begins: those of all hubs by their records, and
+    /// those of this one as they stand, which may have no record (yet).
+    async fn page<H: Host>(
+        &self,
+        host: &H,
+        owner: &Owner,
+        before: Option<CallId>,
+    ) -> Result<(Vec<Task>, Option<CallId>), ErrorData> {
+        let failed = |error: CallError| ErrorData::internal_error(error.message, None);
+        let (recorded, next) = record::page(host, owner, before).await.map_err(failed)?;
+        let here = self.table.list(owner).into_iter();
+        let here = here.filter(|task| before.is_none_or(|before| task.id < before));
+        let here = here.filter(|task| next.is_none_or(|next| task.id >= next));
+        let mut tasks: BTreeMap<CallId, Task> = recorded.into_iter().map(|task| (task.id, task)).collect();
+        tasks.extend(here.map(|task| (task.id, task)));
+        Ok((tasks.into_values().rev().collect(), next))
     }
 
     /// The caller's task once it has ended; `None` when the request was cancelled before.

@@ -3,6 +3,7 @@
 //! The SDK knows only the extension that came after. So that it passes these requests on unread, the HTTP face gives
 //! them names of their own, below [`PREFIX`].
 
+use hub_protocol::CallId;
 use rmcp::model::{
     CallToolRequestParams, CustomNotification, CustomRequest, CustomResult, ErrorCode, JsonObject,
     NotificationMetaObject, ServerNotification, ServerResult,
@@ -37,6 +38,11 @@ struct Named {
     task_id: String,
 }
 
+#[derive(Deserialize)]
+struct Page {
+    cursor: Option<CallId>,
+}
+
 /// What the server declares in the answer to `initialize`.
 pub(in crate::mcp) fn capability() -> Value {
     json!({ "list": {}, "cancel": {}, "requests": { "tools": { "call": {} } } })
@@ -55,7 +61,7 @@ pub(in crate::mcp::face) async fn answer<H: Host>(
         "tools/list" => return tools(face, context).await,
         "tools/call" => created(face, tasks, &host, owner, request, &context).await?,
         "tasks/get" => shape(&tasks.find(&host, &owner, &named()?).await?),
-        "tasks/list" => listed(tasks, &owner, request)?,
+        "tasks/list" => listed(tasks, &host, &owner, request).await?,
         "tasks/cancel" => cancelled(tasks, &host, &owner, &named()?).await?,
         "tasks/result" => match tasks.wait(&host, &owner, &named()?, &context.ct).await? {
             Some((task, ended)) => of_tool(&task, &ended),
@@ -113,13 +119,14 @@ async fn created<H: Host>(
     Ok(json!({ "task": shape(&entry.task()) }))
 }
 
-/// All in one page: they are few.
-fn listed(tasks: &Tasks, owner: &Owner, request: &CustomRequest) -> Result<Value, ErrorData> {
-    if request.params.as_ref().is_some_and(|params| params.get("cursor").is_some()) {
-        return Err(ErrorData::invalid_params("no such page: there is one, without a cursor", None));
+async fn listed<H: Host>(tasks: &Tasks, host: &H, owner: &Owner, request: &CustomRequest) -> Result<Value, ErrorData> {
+    let Page { cursor } = invalid::params(request)?;
+    let (tasks, next) = tasks.page(host, owner, cursor).await?;
+    let mut page = json!({ "tasks": tasks.iter().map(shape).collect::<Vec<Value>>() });
+    if let Some(next) = next {
+        page["nextCursor"] = json!(next);
     }
-    let tasks: Vec<Value> = tasks.table.list(owner).iter().map(shape).collect();
-    Ok(json!({ "tasks": tasks }))
+    Ok(page)
 }
 
 async fn cancelled<H: Host>(tasks: &Tasks, host: &H, owner: &Owner, id: &str) -> Result<Value, ErrorData> {

@@ -1,13 +1,17 @@
-use hub_protocol::ops::calls::{CallRecord, CallStatus};
+use hub_operations::now_ms;
+use hub_protocol::ops::calls::{CallPage, CallRecord, CallStatus, ListCalls};
 use hub_protocol::{CallError, CallId, ErrorCode, Json, OperationType, ResponseEnvelope};
 use rmcp::model::CallToolResult;
 use serde_json::json;
 
-use super::{Ended, Task};
+use super::{Ended, TTL, Task};
 use crate::mcp::face::call;
 use crate::mcp::face::result::{self, Collected};
 use crate::mcp::host::{Host, HostCall};
 use crate::mcp::http::Owner;
+
+/// Tasks in a page.
+const PAGE: u32 = 100;
 
 /// The owner's task, by the record of its call.
 pub(super) async fn task<H: Host>(host: &H, owner: &Owner, id: CallId) -> Option<Task> {
@@ -17,6 +21,33 @@ pub(super) async fn task<H: Host>(host: &H, owner: &Owner, id: CallId) -> Option
     // The caller may see calls of others too, and has made calls that are no tasks.
     let its = record.principal == owner.0 && record.request_id == id.to_string();
     its.then(|| Task { id, started: record.started_at, ended: ended(record) })
+}
+
+/// A page of the owner's tasks, newest first, by the records of their calls; and where the next one begins.
+pub(super) async fn page<H: Host>(
+    host: &H,
+    owner: &Owner,
+    before: Option<CallId>,
+) -> Result<(Vec<Task>, Option<CallId>), CallError> {
+    let since = now_ms().saturating_sub(u64::try_from(TTL.as_millis()).unwrap_or(u64::MAX));
+    let list = ListCalls {
+        principal: Some(owner.0.clone()),
+        tasks: Some(true),
+        since: Some(since),
+        before,
+        limit: Some(PAGE),
+        ..ListCalls::default()
+    };
+    let input = Json::from_serialize(&list).unwrap_or_default();
+    let list = HostCall { operation_id: "calls.list".to_owned(), input, ..HostCall::default() };
+    let unreadable = |_| CallError::new(ErrorCode::ExecutionError, "the response is not readable");
+    let page: CallPage = call::data(host, list).await?.parse().map_err(unreadable)?;
+    let tasks = page.calls.into_iter().map(|record| Task {
+        id: record.call_id,
+        started: record.started_at,
+        ended: ended(record),
+    });
+    Ok((tasks.collect(), page.next_before))
 }
 
 fn ended(record: CallRecord) -> Option<Ended> {
