@@ -132,6 +132,9 @@ async fn four_tools_serve_what_the_caller_may_call() -> Result<()> {
         tool(&client, "call", json!({ "operationId": "demo.add", "input": "x" })).await.err().context("wrong")?;
     let details: Value = error.details.context("details")?.parse()?;
     ensure!(details["structuredContent"]["code"] == "VALIDATION_ERROR", "{details}");
+    let quoted = tool(&client, "call", json!({ "operationId": "demo.add", "input": "[1, 2]" }));
+    let quoted = quoted.await.err().context("wrong")?;
+    ensure!(quoted.message.contains("holds JSON") || quoted.details.is_some_and(|d| d.as_str().contains("holds JSON")));
     Ok(())
 }
 
@@ -181,11 +184,22 @@ async fn raw_head(hub: SocketAddr, headers: &str, body: &str) -> Result<String> 
 }
 
 /// An answer up to a line, after which nobody reads on.
-async fn raw_until(hub: SocketAddr, headers: &str, body: &str, mut last: impl FnMut(&str) -> bool) -> Result<String> {
+async fn raw_until(hub: SocketAddr, headers: &str, body: &str, last: impl FnMut(&str) -> bool) -> Result<String> {
+    Ok(raw_open(hub, "POST", headers, body, last).await?.1)
+}
+
+/// The same, with the connection to read on.
+async fn raw_open(
+    hub: SocketAddr,
+    method: &str,
+    headers: &str,
+    body: &str,
+    mut last: impl FnMut(&str) -> bool,
+) -> Result<(BufReader<TcpStream>, String)> {
     let mut stream = BufReader::new(TcpStream::connect(hub).await?);
     let length = body.len();
     let request = format!(
-        "POST /mcp HTTP/1.1\r\nhost: {hub}\r\ncontent-type: application/json\r\naccept: application/json, \
+        "{method} /mcp HTTP/1.1\r\nhost: {hub}\r\ncontent-type: application/json\r\naccept: application/json, \
          text/event-stream\r\n{headers}content-length: {length}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).await?;
@@ -195,7 +209,7 @@ async fn raw_until(hub: SocketAddr, headers: &str, body: &str, mut last: impl Fn
         at = answer.len();
         ensure!(stream.read_line(&mut answer).await? > 0, "it ends before: {answer}");
     }
-    Ok(answer)
+    Ok((stream, answer))
 }
 
 #[tokio::test(flavor = "multi_thread")]

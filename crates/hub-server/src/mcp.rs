@@ -1,12 +1,14 @@
 //! The MCP face: the hub's own [`Host`] for each caller, and the HTTP around the endpoint.
 
-use axum::body::Body;
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
 use http::{HeaderValue, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hub_adapters::mcp::{Host, HostAnswer, HostCall, HttpFace, HttpFaceSettings, Owner};
 use hub_core::{Called, Caller, Hub, Leash, Principal};
 use hub_operations::{Answer, Items, now_ms};
@@ -21,6 +23,9 @@ use crate::http::{App, Problem, auth, body};
 
 /// Where the endpoint's metadata is, below the base path; with `/mcp` at the end it means the same (RFC 9728 §3.1).
 pub(crate) const METADATA: &str = "/.well-known/oauth-protected-resource";
+
+/// How long the streams of a key are open after its end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The MCP endpoint of one server.
 pub(crate) type Face = HttpFace<HubHost>;
@@ -120,11 +125,21 @@ pub(crate) async fn serve(State(app): State<App>, request: Request) -> Result<Re
     let (mut parts, content) = request.into_parts();
     let content = body::read(content, &app).await?;
     parts.extensions.insert(Owner(principal.identity.id.clone()));
+    let over = principal.over();
     parts.extensions.insert(HubHost { hub: app.hub().clone(), principal });
     // The key has done its work: handlers and logs of the SDK have no use for it.
     parts.headers.remove(header::AUTHORIZATION);
     let request = http::Request::from_parts(parts, Full::new(content.into()));
-    Ok(app.mcp().handle(request).await.map(Body::new))
+    let response = app.mcp().handle(request).await;
+    if response.body().size_hint().exact().is_some() {
+        return Ok(response.map(Body::new));
+    }
+    // What runs for the key tells its end itself.
+    let over = async {
+        over.await;
+        tokio::time::sleep(LAST_WORDS).await;
+    };
+    Ok(response.map(|body| Body::from_stream(body.into_data_stream().take_until(over))))
 }
 
 /// Whether a browser has found a hub that is only for this machine under a name of elsewhere. A page whose name was

@@ -1,13 +1,16 @@
 //! What the endpoint says to messages, well made or not: errors of JSON-RPC, batches, ids used twice.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use hub_protocol::ops::calls::{CallStatus, ListCalls};
+use hub_protocol::ops::keys::{CreateKey, RevokeKey};
 use hub_testkit::{TestHub, eventually};
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
 
-use super::{ended_aborted, modern, raw, raw_at, raw_head, raw_until, spoke};
+use super::{ended_aborted, modern, raw, raw_at, raw_head, raw_open, raw_until, spoke};
 
 /// A session that says exactly what it is told to.
 pub(crate) struct Session {
@@ -193,7 +196,11 @@ async fn parameters_that_do_not_fit_are_told_from_unknown_methods() -> Result<()
         ("call", json!({ "operationId": "hub.status", "limit": 1 })),
     ] {
         let answer = session.ask(3, "tools/call", json!({ "name": tool, "arguments": arguments })).await?;
-        ensure!(answer["result"]["structuredContent"]["code"] == "VALIDATION_ERROR", "{tool} {answer}");
+        let error = &answer["result"]["structuredContent"];
+        ensure!(
+            error["code"] == "VALIDATION_ERROR" && error["message"].to_string().contains("it has "),
+            "{tool} {answer}"
+        );
     }
     Ok(())
 }
@@ -233,6 +240,68 @@ async fn a_batch_is_answered_as_one_stream() -> Result<()> {
     for bad in [json!([]), json!(many)] {
         let (status, messages) = session.post(&bad.to_string()).await?;
         ensure!(status == 400 && messages[0]["error"]["code"] == -32600, "{status} {messages:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_revision_is_agreed_on() -> Result<()> {
+    let hub = TestHub::start().await?;
+    let auth = format!("authorization: Bearer {}\r\n", hub.admin_key());
+    for (asked, agreed) in [
+        ("2024-11-05", "2024-11-05"),
+        ("2025-03-26", "2025-03-26"),
+        ("2025-06-18", "2025-06-18"),
+        ("2025-11-25", "2025-11-25"),
+        ("2026-07-28", "2025-11-25"),
+        ("1999-01-01", "2025-11-25"),
+    ] {
+        let params =
+            json!({ "protocolVersion": asked, "capabilities": {}, "clientInfo": { "name": "t", "version": "1" } });
+        let body = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params }).to_string();
+        let answer = messages(&raw(&hub, "POST", "/mcp", &auth, &body).await?.2).pop().context("an answer")?;
+        ensure!(answer["result"]["protocolVersion"] == agreed, "{asked}: {answer}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_session_aborts_what_runs_in_it() -> Result<()> {
+    let hub = TestHub::start().await?;
+    let _spoke = spoke(&hub).await?;
+    let session = Session::begin(&hub, hub.admin_key(), "2025-06-18").await?;
+    session.begin_call(5, "demo.parent").await?;
+    runs(&hub, "demo.wait").await?;
+    session.end().await?;
+    // The SDK alone would let it run for five seconds.
+    tokio::time::timeout(Duration::from_secs(4), ended_aborted(&hub, "demo.wait")).await??;
+    ended_aborted(&hub, "demo.parent").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_key_ends_its_streams() -> Result<()> {
+    let hub = TestHub::start().await?;
+    let admin = hub.client().await?;
+    let key = CreateKey { name: "ends".into(), scopes: vec![], resources: None, expires_at: None, account: None };
+    let key = admin.call(&key).await?;
+    let session = Session::begin(&hub, &key.secret, "2025-06-18").await?;
+    let is_event = |line: &str| line == "\n";
+    let (mut changes, _) = raw_open(hub.address(), "GET", &session.headers, "", is_event).await?;
+    let (headers, body) = modern("subscriptions/listen", json!({ "notifications": { "toolsListChanged": true } }));
+    let headers = format!("authorization: Bearer {}\r\n{headers}", key.secret);
+    let (mut listening, _) = raw_open(hub.address(), "POST", &headers, &body, is_event).await?;
+    admin.call(&RevokeKey { id: key.key.id }).await?;
+    let mut rest = Vec::new();
+    for stream in [&mut changes, &mut listening] {
+        // The last chunk is empty.
+        let ended = async {
+            while !rest.ends_with(b"0\r\n\r\n") {
+                ensure!(stream.read_buf(&mut rest).await? > 0, "it was cut");
+            }
+            rest.clear();
+            Ok(())
+        };
+        tokio::time::timeout(Duration::from_secs(10), ended).await??;
     }
     Ok(())
 }

@@ -9,6 +9,8 @@ mod tools;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hub_protocol::{CallError, Json};
@@ -54,6 +56,8 @@ pub struct Face<H> {
     list_changes: bool,
     /// Whose owners come with the requests, as their hosts do.
     tasks: Option<Tasks>,
+    /// Whether the session is told of changes.
+    follows: Arc<AtomicBool>,
 }
 
 impl<H: Host> Face<H> {
@@ -61,12 +65,12 @@ impl<H: Host> Face<H> {
     #[must_use]
     pub fn of(host: H) -> Self {
         let list_changes = host.tools_changed().is_some();
-        Self { fixed: Some(host), list_changes, tasks: None }
+        Self { fixed: Some(host), list_changes, tasks: None, follows: Arc::default() }
     }
 
     /// Serves whoever each HTTP request comes from: its host is an extension of the request.
     pub(super) fn per_request(tasks: Tasks) -> Self {
-        Self { fixed: None, list_changes: true, tasks: Some(tasks) }
+        Self { fixed: None, list_changes: true, tasks: Some(tasks), follows: Arc::default() }
     }
 
     fn host(&self, extensions: &rmcp::model::Extensions) -> Result<H, ErrorData> {
@@ -231,6 +235,9 @@ impl<H: Host> ServerHandler for Face<H> {
     async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
         let Ok(host) = self.host(&context.extensions) else { return };
         let Some(mut changed) = host.tools_changed() else { return };
+        if self.follows.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let mut known = tools::names(&host).await;
         // The SDK runs this in a task of the session.
         while !context.peer.is_transport_closed() {

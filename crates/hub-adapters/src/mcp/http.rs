@@ -111,6 +111,9 @@ impl<H: Host> HttpFace<H> {
             return plain(StatusCode::BAD_REQUEST, "Last-Event-ID: its stream is not known (any more)");
         }
         let deletes = request.method() == Method::DELETE;
+        if deletes {
+            self.sessions.cancel_all(&session).await;
+        }
         let response = self.answer(request, Some(&session)).await;
         if deletes && response.status().is_success() {
             self.sessions.ended(&id);

@@ -9,6 +9,7 @@ use rmcp::model::{
 };
 use rmcp::service::{Peer, RequestContext};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,9 @@ const PROGRESS_TEXT: usize = 2_000;
 /// Operations in a page of `list`, when the caller does not say.
 const PAGE: u64 = 50;
 
+/// Longest time a call is given, in seconds: some 30 years.
+const LONGEST: f64 = 1e9;
+
 /// How long an aborted stream is waited for.
 const ABORTING: Duration = Duration::from_secs(2);
 
@@ -45,6 +49,8 @@ pub(super) struct Asked {
     patience: Duration,
     max_items: usize,
     shape: Shape,
+    /// Whether the input is a string that holds JSON, as models write it at times.
+    quoted: bool,
     /// Whether it may become a task: whatever runs an operation of others.
     pub(super) may_last: bool,
 }
@@ -95,16 +101,6 @@ enum Shape {
     Wrapped,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct CallArguments {
-    operation_id: String,
-    input: Option<Value>,
-    timeout_ms: Option<u64>,
-    max_items: Option<usize>,
-    idempotency_key: Option<String>,
-}
-
 impl Asked {
     /// What one of the four tools asks for; `None` when it is none of them.
     pub(super) fn of(request: &CallToolRequestParams) -> Option<Result<Self, CallError>> {
@@ -112,13 +108,15 @@ impl Asked {
             "list" => "hub.list",
             "search" => "hub.search",
             "schema" => "hub.schema",
-            "call" => return Some(Self::call(request.arguments.clone().unwrap_or_default())),
+            "call" => "",
             _ => return None,
         };
         let mut arguments = request.arguments.clone().unwrap_or_default();
         if let Some(unknown) = tools::unknown_argument(&request.name, &arguments) {
-            let error = format!("`{}` has no argument {unknown:?}: see its inputSchema", request.name);
-            return Some(Err(CallError::new(ErrorCode::ValidationError, error)));
+            return Some(Err(CallError::new(ErrorCode::ValidationError, unknown)));
+        }
+        if operation.is_empty() {
+            return Some(Self::call(arguments));
         }
         if operation == "hub.list" {
             arguments.entry("limit").or_insert_with(|| json!(PAGE));
@@ -135,23 +133,28 @@ impl Asked {
     fn plain(operation_id: &str, arguments: JsonObject, shape: Shape) -> Self {
         let input = Json::from(Value::Object(arguments));
         let call = HostCall { operation_id: operation_id.to_owned(), input, ..HostCall::default() };
-        Self { call, patience: STREAM, max_items: ITEMS, shape, may_last: true }
+        Self { call, patience: STREAM, max_items: ITEMS, shape, may_last: true, quoted: false }
     }
 
-    fn call(arguments: JsonObject) -> Result<Self, CallError> {
-        let arguments: CallArguments = serde_json::from_value(Value::Object(arguments)).map_err(|error| {
-            CallError::new(ErrorCode::ValidationError, format!("the arguments of `call` do not fit: {error}"))
-        })?;
+    fn call(mut arguments: JsonObject) -> Result<Self, CallError> {
+        let missing = || wrong("operationId", "is missing: find one with `search`");
+        let input = arguments.remove("input").unwrap_or_else(|| json!({}));
+        let read = input.as_str().and_then(|text| serde_json::from_str::<Value>(text).ok());
+        let quoted = read.is_some_and(|value| value.is_object() || value.is_array());
+        let timeout = argument::<f64>(&mut arguments, "timeoutMs")?;
+        if timeout.is_some_and(|ms| ms < 1.0) {
+            return Err(wrong("timeoutMs", "is at least 1"));
+        }
         let call = HostCall {
-            operation_id: arguments.operation_id,
-            input: arguments.input.map_or_else(|| Json::from(json!({})), Json::from),
-            timeout: arguments.timeout_ms.map(Duration::from_millis),
-            idempotency_key: arguments.idempotency_key,
+            operation_id: argument(&mut arguments, "operationId")?.ok_or_else(missing)?,
+            input: Json::from(input),
+            timeout: timeout.map(|ms| Duration::from_secs_f64((ms / 1_000.0).min(LONGEST))),
+            idempotency_key: argument(&mut arguments, "idempotencyKey")?,
             ..HostCall::default()
         };
-        let max_items = arguments.max_items.unwrap_or(ITEMS).clamp(1, MAX_ITEMS);
+        let max_items = argument(&mut arguments, "maxItems")?.unwrap_or(ITEMS).clamp(1, MAX_ITEMS);
         let patience = call.timeout.unwrap_or(STREAM);
-        Ok(Self { call, patience, max_items, shape: Shape::Wrapped, may_last: true })
+        Ok(Self { call, patience, max_items, shape: Shape::Wrapped, may_last: true, quoted })
     }
 
     /// As a task: under its id, and with more time unless it says how much it wants, but no more than `most`.
@@ -163,9 +166,19 @@ impl Asked {
     }
 }
 
+/// An argument of `call`; null is none.
+fn argument<T: DeserializeOwned>(arguments: &mut JsonObject, name: &str) -> Result<Option<T>, CallError> {
+    let value = arguments.remove(name).unwrap_or_default();
+    serde_json::from_value(value).map_err(|error| wrong(name, &format!("does not fit: {error}")))
+}
+
+fn wrong(argument: &str, why: &str) -> CallError {
+    CallError::new(ErrorCode::ValidationError, format!("arguments of `call`: `{argument}` {why}"))
+}
+
 /// Makes the call and packs its answer. A cancelled request aborts the call and all below it.
 pub(super) async fn run<H: Host>(host: &H, asked: Asked, mut asking: Asking) -> CallToolResult {
-    let Asked { mut call, patience, max_items, shape, .. } = asked;
+    let Asked { mut call, patience, max_items, shape, quoted, .. } = asked;
     let abort = AbortSignal::default();
     call.abort = abort.clone();
     call.traceparent = asking.traceparent.take();
@@ -190,7 +203,12 @@ pub(super) async fn run<H: Host>(host: &H, asked: Asked, mut asking: Asking) -> 
                 Err(error) => Ok(result::failed(&error, call_id, Some(reading.got))),
             }
         }
-        Err(error) => Err(error),
+        Err(mut error) => {
+            if quoted && error.code == ErrorCode::ValidationError.as_str() {
+                error.message.push_str("; `input` is a string that holds JSON: give the value itself");
+            }
+            Err(error)
+        }
     };
     let mut result = packed.unwrap_or_else(|error| result::failed(&error, call_id, None));
     if shape == Shape::Bare && result.is_error == Some(true) {

@@ -209,6 +209,27 @@ async fn an_operation_can_be_a_tool_of_its_own() {
 
 /// Its structured content would be held against the tool's own `outputSchema`.
 #[tokio::test]
+async fn arguments_that_do_not_fit_are_named() {
+    let client = connected(Fake::default()).await;
+    for (arguments, said) in [
+        (json!({}), "`operationId` is missing"),
+        (json!({ "operationId": 5 }), "`operationId` does not fit"),
+        (json!({ "operationId": "a.echo", "timeoutMs": 0 }), "`timeoutMs` is at least 1"),
+        (json!({ "operationId": "a.echo", "timeoutMs": "5" }), "`timeoutMs` does not fit"),
+        (json!({ "operationId": "a.echo", "maxItems": -1 }), "`maxItems` does not fit"),
+        (json!({ "operation": "a.echo" }), "it has idempotencyKey, input, maxItems, operationId, timeoutMs"),
+    ] {
+        let error = call(&client, "call", arguments).await.structured_content.unwrap();
+        assert!(error["message"].as_str().unwrap().contains(said), "{error}");
+    }
+    // Numbers of hosts that know no whole ones, and times that nobody lives to see.
+    for ms in [json!(5_000.0), json!(u64::MAX), json!(1e300)] {
+        let result = call(&client, "call", json!({ "operationId": "a.count", "timeoutMs": ms })).await;
+        assert_eq!(result.is_error, Some(false), "{result:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_tool_is_told_which_there_are() {
     let host = Fake::default();
     host.tools.lock().unwrap().push(own_tool("a.echo"));

@@ -107,11 +107,13 @@ fn object(properties: Value, required: &[&str]) -> Arc<JsonObject> {
     Arc::new(schema)
 }
 
-/// An argument that one of the four tools does not have.
+/// What is to be said of an argument that one of the four tools does not have.
 pub(super) fn unknown_argument(tool: &str, arguments: &JsonObject) -> Option<String> {
     let tool = fixed().into_iter().find(|fixed| fixed.name == tool)?;
-    let known = tool.input_schema.get("properties")?;
-    arguments.keys().find(|name| known.get(name).is_none()).map(|name| name.chars().take(MAX_NAME).collect())
+    let known = tool.input_schema.get("properties")?.as_object()?;
+    let unknown: String = arguments.keys().find(|name| !known.contains_key(*name))?.chars().take(MAX_NAME).collect();
+    let known = known.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    Some(format!("`{}` has no argument {unknown:?}: it has {known}", tool.name))
 }
 
 /// An operation that is a tool of its own.

@@ -86,6 +86,19 @@ impl Sessions {
         self.lock().remove(id);
     }
 
+    /// Cancels what is being answered in a session. The SDK would let it go on for seconds after the end.
+    pub(super) async fn cancel_all(&self, session: &Session) {
+        let ids: Vec<String> = session.lock().iter().cloned().collect();
+        for id in ids {
+            let params = format!("{{\"requestId\":{id},\"reason\":\"the session is ended\"}}");
+            let cancel = format!("{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{params}}}");
+            if let Ok(cancel) = serde_json::from_str(&cancel) {
+                // It has ended by itself if this fails.
+                let _ended = self.manager.accept_message(&session.id, cancel).await;
+            }
+        }
+    }
+
     /// Forgets sessions that have ended, and ends the idlest of an owner that has too many; `false` when there is no
     /// room for another one.
     pub(super) async fn make_room(&self, owner: &Owner) -> bool {
