@@ -1,6 +1,7 @@
 //! Operations of other worlds: an abort reaches them, a program sees little of the hub, and nobody takes their names.
 //! What changes out there changes here, and what goes wrong is told.
 
+mod again;
 mod follow;
 mod promises;
 mod told;

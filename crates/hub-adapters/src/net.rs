@@ -26,8 +26,8 @@ use ipnet::IpNet;
 use url::{Host, Url};
 
 pub use address::{AddressKind, kind_of};
-pub use client::{ClientSettings, client};
-pub(crate) use client::{cause, refusal};
+pub(crate) use client::refusal;
+pub use client::{ClientSettings, cause, client};
 pub use resolver::{GuardedResolver, Lookup, SystemLookup};
 
 /// Which addresses may be reached beside those of the public internet.
@@ -52,7 +52,7 @@ pub enum NetError {
     #[error("the URL of {0} holds a user or password; give credentials apart from it")]
     Userinfo(String),
     /// An address of a kind that the policy does not allow.
-    #[error("{host} is not reached: {address} is {}; {}", kind.describe(), kind.remedy())]
+    #[error("{host} is not reached: {address} is {}{}", kind.describe(), kind.remedy())]
     Address {
         /// As asked for.
         host: String,
@@ -133,8 +133,7 @@ impl NetPolicy {
         let kind = kind_of(address);
         let allowed = match kind {
             AddressKind::Public => true,
-            AddressKind::Loopback | AddressKind::Private => self.allow_private,
-            AddressKind::LinkLocal | AddressKind::Multicast | AddressKind::Unspecified | AddressKind::Reserved => false,
+            kind => kind.is_private() && self.allow_private,
         };
         if allowed || self.names(&plain(host)) || self.has_network(address) {
             return Ok(());

@@ -45,6 +45,12 @@ def call(request):
         sys.stderr.write("first words\n" * 20 + "token is %s\n" % os.environ.get("TOKEN") + "out of luck\n")
         sys.stderr.flush()
         os._exit(3)
+    if MODE == "closes":
+        os.close(1)
+        time.sleep(60)
+    if MODE == "plugged":
+        os.close(0)
+        time.sleep(60)
     if MODE == "killed":
         os.kill(os.getpid(), 9)
     if MODE == "huge":
@@ -73,6 +79,14 @@ def call(request):
         send({"id": id, "result": text("it broke", isError=True)})
     elif name == "wait":
         return
+    elif name == "pid":
+        send({"id": id, "result": text(str(os.getpid()))})
+    elif name == "until":
+        def stay():
+            while not os.path.exists(arguments["path"]):
+                time.sleep(0.01)
+            send({"id": id, "result": text(str(os.getpid()))})
+        threading.Thread(target=stay, daemon=True).start()
     elif name == "hold":
         held.append(id)
     elif name == "let_go":
@@ -108,7 +122,7 @@ if MODE == "gone":
 if MARK:
     # A grandchild that outlives its parent unless the whole group is ended.
     subprocess.Popen(["sleep", MARK])
-tools += [{"name": name, "inputSchema": OBJECT} for name in ("hold", "let_go", "cancelled")]
+tools += [{"name": name, "inputSchema": OBJECT} for name in ("hold", "let_go", "cancelled", "pid", "until")]
 tools.append({"name": "grow", "inputSchema": OBJECT})
 tools.append({"name": "die", "inputSchema": OBJECT})
 if MODE == "liar":
@@ -118,6 +132,8 @@ if MODE == "liar":
         {"name": "no schema"},
         {"nameless": True, "inputSchema": OBJECT},
     ]
+if MODE == "odd":
+    tools += [{"name": "no schema"}, {"nameless": True, "inputSchema": OBJECT}]
 if MODE == "many":
     tools += [{"name": "t%d" % n, "inputSchema": OBJECT} for n in range(1000)]
 if MODE == "noisy":
@@ -132,6 +148,8 @@ for line in sys.stdin:
         waiting.pop(id, lambda _: None)(message)
     elif method == "initialize":
         send({"id": id, "result": {"protocolVersion": message["params"]["protocolVersion"], "capabilities": {"tools": {"listChanged": True}}, "serverInfo": {"name": "fake", "version": "1.2.3"}}})
+    elif method == "tools/list" and MODE == "endless":
+        send({"id": id, "result": {"tools": tools, "nextCursor": "again"}})
     elif method == "tools/list":
         send({"id": id, "result": {"tools": tools}})
     elif method == "tools/call":

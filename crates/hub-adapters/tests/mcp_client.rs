@@ -189,6 +189,53 @@ async fn tools_beyond_the_limit_are_told() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_is_left_out_is_named() -> Result<()> {
+    for (mode, told) in [
+        (
+            "odd",
+            "a malformed tool (\"no schema\", the 12. of the list): missing field `inputSchema`; a malformed tool (the 13. of the list): missing field `name`",
+        ),
+        ("endless", "what follows a page that names itself as the next one"),
+    ] {
+        let client = connect(mode).await?;
+        let left_out = client.health().borrow().left_out.clone().context("a note")?;
+        ensure!(left_out.contains(told), "{left_out}");
+        ensure!(call(&client, "echo", json!({"text": "x"})).await?["data"][0]["text"] == "x");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_program_that_lives_on_without_input_or_output_is_started_again() -> Result<()> {
+    for (mode, words) in [("closes", "it has closed its output"), ("plugged", "it has closed its input")] {
+        let client = connect(mode).await?;
+        let mut health = client.health();
+        let trouble = async {
+            let told =
+                tokio::time::timeout(Duration::from_secs(10), health.wait_for(|health| health.trouble.is_some()));
+            let told = told.await??.trouble.clone().unwrap_or_default();
+            tokio::time::timeout(Duration::from_secs(10), health.wait_for(|health| health.trouble.is_none())).await??;
+            anyhow::Ok(told)
+        };
+        // The second finds the input closed.
+        let calls = async {
+            let second = async {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                call(&client, "fail", json!({})).await
+            };
+            tokio::join!(call(&client, "fail", json!({})), second)
+        };
+        let calls = tokio::time::timeout(Duration::from_secs(15), calls);
+        let (trouble, calls) = tokio::join!(trouble, calls);
+        let (first, _) = calls?;
+        let error = first.err().context("it was lost")?;
+        ensure!(trouble?.contains(words), "{error}");
+        ensure!(error.is(ErrorCode::SpokeDisconnected) && !error.retryable && error.message.contains(words), "{error}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_hung_tool_is_given_up() -> Result<()> {
     let options = McpOptions { call_timeout: Duration::from_millis(200), ..McpOptions::new("fake") };
     let client = McpClient::connect(target("hang", &[]), options).await?;

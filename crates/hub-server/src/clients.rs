@@ -4,6 +4,7 @@
 //! what it offers is registered, checked, recorded and aborted like any other spoke's.
 
 mod adapt;
+mod keep;
 mod link;
 mod run;
 

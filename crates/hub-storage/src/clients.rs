@@ -175,10 +175,17 @@ backends! {
         Ok((row().select(ClientRow::as_select()).first(c).await?, event))
     }
 
-    /// Counts a change of a client; answers its id. The row stays locked until the end of the transaction.
+    /// Counts a change of a client, of which nobody knows yet how it fares; answers its id. The row stays locked until
+    /// the end of the transaction.
     pub(crate) async fn changed(c: &mut Conn, name: String, at: Stamp) -> Result<Uuid, StoreError> {
         let counted = diesel::update(clients::table.filter(clients::name.eq(&name)))
-            .set((clients::revision.eq(clients::revision + 1), clients::updated_at.eq(at)))
+            .set((
+                clients::revision.eq(clients::revision + 1),
+                clients::updated_at.eq(at),
+                clients::state.eq("pending"),
+                clients::reason.eq(None::<String>),
+                clients::state_at.eq(Some(at)),
+            ))
             .execute(c)
             .await?;
         if counted == 0 {

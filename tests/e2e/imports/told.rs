@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::follow::{Api, FAKE, document};
 use crate::tools::python;
 
-async fn becomes(client: &Client, name: &str, state: &str) -> Result<Value> {
+pub(super) async fn becomes(client: &Client, name: &str, state: &str) -> Result<Value> {
     eventually(&format!("{name} is {state}"), async || {
         let now: Value = client.call_raw("clients.get", json!({ "name": name })).await?.parse()?;
         Ok(Some(now).filter(|now| now["state"] == state))

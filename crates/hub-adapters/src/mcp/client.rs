@@ -3,7 +3,9 @@
 mod call;
 mod child;
 mod handler;
+mod http;
 mod link;
+mod listing;
 mod reply;
 mod tap;
 mod tools;
@@ -99,6 +101,8 @@ pub struct McpOptions {
     pub connect_timeout: Duration,
     /// Longest run of a tool; default 10 minutes. The call's own deadline usually comes first.
     pub call_timeout: Duration,
+    /// How often a server over HTTP is asked whether it is there; default 15 s.
+    pub look_every: Duration,
     /// Where a child's standard error goes.
     pub stderr: StderrTo,
 }
@@ -115,6 +119,7 @@ impl McpOptions {
             as_tools: false,
             connect_timeout: Duration::from_secs(60),
             call_timeout: Duration::from_secs(600),
+            look_every: Duration::from_secs(15),
             stderr: StderrTo::default(),
         }
     }

@@ -34,11 +34,14 @@ impl AddressKind {
         }
     }
 
+    /// Whether [`NetPolicy::allow_private`](super::NetPolicy) allows it.
+    #[must_use]
+    pub const fn is_private(self) -> bool {
+        matches!(self, Self::Loopback | Self::Private)
+    }
+
     pub(super) const fn remedy(self) -> &'static str {
-        match self {
-            Self::Loopback | Self::Private => "allow private addresses or this host if it is meant",
-            _ => "allow this very host if it is meant",
-        }
+        if self.is_private() { "; allow private addresses (allowPrivate, --allow-private) if it is meant" } else { "" }
     }
 }
 

@@ -1,5 +1,6 @@
 //! HTTP clients under a [`NetPolicy`].
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,36 +71,60 @@ fn tls(base: &Url) -> Result<ClientConfig, NetError> {
     Ok(config)
 }
 
-/// What lies behind a failure, in words that hold nothing of the request.
-pub(crate) fn cause(error: &reqwest::Error) -> String {
-    let chain = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-    let mut last = if error.is_timeout() { "no answer in time" } else { "the HTTP exchange failed" }.to_owned();
-    for error in chain {
-        if let Some(net) = error.downcast_ref::<NetError>() {
-            return net.to_string();
-        }
-        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return tls.to_string();
-        }
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            last = innermost(io);
-        }
+/// What hyper says of what does not begin like an answer: an alert of TLS, or one that speaks first.
+const NO_HTTP: [&str; 2] = ["invalid HTTP version parsed", "received unexpected message from connection"];
+
+/// What lies behind a failure, in words that hold nothing of the request but host and port.
+#[must_use]
+pub fn cause(error: &reqwest::Error) -> String {
+    if let Some(refusal) = refusal(error) {
+        return refusal.to_string();
     }
-    last
+    let place = error.url().map_or_else(|| "the server".to_owned(), place);
+    if let Some(tls) = chain(error).find_map(tls_error) {
+        return match tls {
+            rustls::Error::InvalidMessage(_) => {
+                format!("{place} answers, but not in TLS; use http:// if it is plain")
+            }
+            tls => format!("{place}: {tls}"),
+        };
+    }
+    if chain(error).any(|error| NO_HTTP.contains(&error.to_string().as_str())) {
+        return format!("{place} answers, but not in HTTP; use https:// if it has TLS");
+    }
+    match chain(error).filter_map(|error| error.downcast_ref()).last().map(innermost) {
+        _ if error.is_timeout() => format!("no answer from {place} in time"),
+        Some(ErrorKind::ConnectionRefused) => {
+            format!("connection refused by {place}: does a server run there?")
+        }
+        Some(kind) => format!("{kind} ({place})"),
+        None => format!("the HTTP exchange with {place} failed"),
+    }
 }
 
-/// Some wrap one in another, which is no source of it.
-fn innermost(error: &std::io::Error) -> String {
-    let Some(inner) = error.get_ref() else { return error.kind().to_string() };
-    match (inner.downcast_ref::<std::io::Error>(), inner.downcast_ref::<rustls::Error>()) {
-        (Some(io), _) => innermost(io),
-        (None, Some(tls)) => tls.to_string(),
-        (None, None) => error.kind().to_string(),
+fn place(url: &Url) -> String {
+    let port = url.port_or_known_default().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}{port}", url.host_str().unwrap_or_default())
+}
+
+fn chain(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source())
+}
+
+/// Some wrap it in an error of IO, of which it is no source.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    match error.downcast_ref::<std::io::Error>() {
+        Some(io) => io.get_ref().and_then(|inner| tls_error(inner)),
+        None => error.downcast_ref(),
     }
+}
+
+fn innermost(error: &std::io::Error) -> ErrorKind {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<std::io::Error>());
+    inner.map_or_else(|| error.kind(), innermost)
 }
 
 /// The refusal of the policy behind a failure, if it is one.
 pub(crate) fn refusal(error: &reqwest::Error) -> Option<NetError> {
-    let mut chain = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-    chain.find_map(|error| error.downcast_ref::<NetError>().cloned())
+    chain(error).find_map(|error| error.downcast_ref::<NetError>().cloned())
 }

@@ -90,12 +90,15 @@ fn addresses_inside_are_refused_however_they_are_written() {
     let (strict, private) = (NetPolicy::default(), NetPolicy::private());
     for (host, kind) in INSIDE {
         let url = url(&format!("http://{host}:8080/x"));
-        match strict.check_url(&url) {
-            Err(NetError::Address { kind: found, .. }) => assert_eq!(found, *kind, "{host}"),
+        let error = strict.check_url(&url).unwrap_err();
+        match &error {
+            NetError::Address { kind: found, .. } => assert_eq!(found, kind, "{host}"),
             other => panic!("{host}: {other:?}"),
         }
         let ours = matches!(kind, AddressKind::Loopback | AddressKind::Private);
         assert_eq!(private.check_url(&url).is_ok(), ours, "{host}");
+        // Who is told of an option is helped by it.
+        assert_eq!(error.to_string().contains("allowPrivate"), ours, "{error}");
     }
 }
 

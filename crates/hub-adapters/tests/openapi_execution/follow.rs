@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hub_adapters::net::NetPolicy;
 use hub_adapters::openapi::{Document, FollowedApi, Make, OpenApiClient, Options, Served, Source};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -134,8 +134,20 @@ async fn why_there_is_no_document_is_told() {
         socket
     };
     let (error, _socket) = tokio::join!(said(&url, NetPolicy::private()), plain);
-    assert!(error.contains("can't be read from 127.0.0.1: received corrupt message"), "{error}");
+    assert!(error.contains("can't be read from 127.0.0.1: 127.0.0.1:"), "{error}");
+    assert!(error.contains("answers, but not in TLS; use http:// if it is plain"), "{error}");
+    // It speaks nothing else: an alert of TLS.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let encrypted = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let _request = socket.read(&mut [0; 1024]).await.unwrap();
+        socket.write_all(b"\x15\x03\x03\x00\x02\x02\x0a").await.unwrap();
+        socket
+    };
+    let (error, _socket) = tokio::join!(said(&url, NetPolicy::private()), encrypted);
+    assert!(error.contains("answers, but not in HTTP; use https:// if it has TLS"), "{error}");
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let error = said(&format!("http://{closed}/"), NetPolicy::private()).await;
-    assert!(error.contains("connection refused"), "{error}");
+    assert!(error.contains(&format!("connection refused by {closed}: ")), "{error}");
 }

@@ -236,7 +236,8 @@ fn failure(args: &OpenApiArgs, error: FollowError) -> Failure {
 /// Options that help, where there are some.
 fn with_remedy(error: &NetError) -> String {
     match error {
-        NetError::Address { .. } => format!("{error} (--allow-private or --allow-host HOST)"),
+        NetError::Address { kind, .. } if kind.is_private() => format!("{error}; --allow-host HOST allows it alone"),
+        NetError::Address { .. } => format!("{error}; --allow-host HOST allows it"),
         _ => error.to_string(),
     }
 }

@@ -107,6 +107,17 @@ impl Adapter {
             client.close().await;
         }
     }
+
+    /// Lets it go: it ends with the last call on it, or by what this answers.
+    pub(super) fn let_go(self) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let Self::Mcp(client) = self else { return None };
+        let client = Arc::downgrade(&client);
+        Some(async move {
+            if let Some(client) = client.upgrade() {
+                client.close().await;
+            }
+        })
+    }
 }
 
 async fn connect_mcp(client: &OpenedClient, programs: bool) -> Result<McpClient, String> {
@@ -216,7 +227,7 @@ pub(super) async fn reach(client: &OpenedClient) -> Result<Tested, String> {
     if let Some(token) = secret(client, config.get("secret").and_then(Value::as_str))? {
         request = request.bearer_auth(exposed(&token));
     }
-    let answer = request.send().await.map_err(|error| chain(&error.without_url()))?;
+    let answer = request.send().await.map_err(|error| net::cause(&error))?;
     match answer.status().as_u16() {
         status @ (401 | 403) => Err(format!("it answers, and refuses the secret ({status})")),
         status => Ok(Tested { note: Some(format!("it answers ({status})")), operations: 0 }),

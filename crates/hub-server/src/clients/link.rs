@@ -1,17 +1,18 @@
 //! A spoke in this process.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use hub_adapters::openapi::CallLimits;
 use hub_core::{Hub, Principal, Session, import_spoke, importer};
 use hub_operations::{
-    Answer, Definition, Incoming, Items, Offering, Outbox, OutboxReader, Peer, PeerConfig, Registry, Reply, Responder,
-    Scrubber, now_ms,
+    Answer, Close, Definition, Incoming, Items, Offering, Outbox, OutboxReader, Peer, PeerConfig, Registry, Reply,
+    Responder, Scrubber, now_ms,
 };
 use hub_protocol::ops::hub::{Exposure, RegisterSpoke};
-use hub_protocol::{CallError, ErrorCode, Event, Fault, Identity, ResponseEnvelope};
+use hub_protocol::{CallError, ErrorCode, Event, Fault, Identity, Json, ResponseEnvelope, close};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -25,12 +26,19 @@ const BATCH: usize = 64 * 1024;
 /// Most calls of one client at a time; more wait at the hub.
 const IN_FLIGHT: u32 = 64;
 
+/// How long calls may take to be told that they have ended.
+const TELLING: Duration = Duration::from_secs(1);
+
+/// How often is looked whether calls run.
+const IDLE_LOOK: Duration = Duration::from_millis(100);
+
 /// Both ends; dropping it loses the connection.
 pub(super) struct Link {
     session: Arc<Session>,
     hub: Hub,
     lost: CancellationToken,
     peer: Peer,
+    tasks: TaskTracker,
     serve: Arc<Serve>,
 }
 
@@ -50,10 +58,17 @@ impl Link {
             }),
             key: None,
         };
-        let serve = Arc::new(Serve { offering: Offering::new(registry), scrubber });
+        let now = RwLock::new(Now { scrubber, refusal: None });
+        let serve = Arc::new(Serve {
+            offering: Offering::new(registry),
+            now,
+            over: CancellationToken::new(),
+            ending: OnceLock::new(),
+        });
         let ((near_box, near_queue), (far_box, far_queue)) = (Outbox::new(QUEUE), Outbox::new(QUEUE));
         let session = hub.connect(principal, near_box);
-        let peer = Peer::new(PeerConfig::default(), far_box, Arc::clone(&serve) as _, TaskTracker::new());
+        let tasks = TaskTracker::new();
+        let peer = Peer::new(PeerConfig::default(), far_box, Arc::new(Responding(Arc::clone(&serve))), tasks.clone());
         let lost = CancellationToken::new();
         let (to_peer, to_session) = (peer.clone(), Arc::clone(&session));
         let (over, ended) = (lost.clone(), Arc::clone(&session));
@@ -68,7 +83,7 @@ impl Link {
             gone.close();
             ended.end().await;
         });
-        let link = Self { session, hub: hub.clone(), lost, peer, serve };
+        let link = Self { session, hub: hub.clone(), lost, peer, tasks, serve };
         link.serve.offering.register(&link.peer, &registration(client)).await?;
         Ok(link)
     }
@@ -76,6 +91,46 @@ impl Link {
     /// Offers these from now on; calls that run go on.
     pub(super) async fn offer(&self, registry: Registry<CallLimits>) -> Result<(), CallError> {
         self.serve.offering.change(|| Some(self.peer.clone()), registry).await.map(drop)
+    }
+
+    /// Offers what another connection has in the place of what is offered; calls that run go on.
+    pub(super) async fn replace(
+        &self,
+        registry: Registry<CallLimits>,
+        scrubber: Arc<Scrubber>,
+    ) -> Result<(), CallError> {
+        self.offer(registry).await?;
+        *self.serve.now.write().unwrap_or_else(PoisonError::into_inner) = Now { scrubber, refusal: None };
+        Ok(())
+    }
+
+    /// Answers calls with this from now on, until another connection is offered; those that run go on.
+    pub(super) fn refuse(&self, error: CallError) {
+        self.serve.now.write().unwrap_or_else(PoisonError::into_inner).refusal = Some(error);
+    }
+
+    /// Waits until no call runs.
+    pub(super) fn idle(&self) -> impl Future<Output = ()> + Send + 'static {
+        let tasks = self.tasks.clone();
+        async move {
+            while !tasks.is_empty() {
+                tokio::time::sleep(IDLE_LOOK).await;
+            }
+        }
+    }
+
+    /// Ends the connection, and calls that run with this.
+    pub(super) async fn end(self, error: CallError) {
+        let reason = error.message.chars().take(60).collect();
+        let _first = self.serve.ending.set(error);
+        self.serve.over.cancel();
+        self.tasks.close();
+        let told = async {
+            self.tasks.wait().await;
+            self.peer.outbox().close(Close { code: close::NORMAL, reason, flush: true });
+            self.lost().await;
+        };
+        let _late = tokio::time::timeout(TELLING, told).await;
     }
 
     /// How many operations it offers.
@@ -131,16 +186,52 @@ async fn carry(mut from: OutboxReader, to: impl Fn(&bytes::Bytes) -> bool) {
 /// Executes what the hub asks for.
 struct Serve {
     offering: Offering<CallLimits>,
-    /// Some upstreams say back what they were sent, and the hub records what they say.
-    scrubber: Arc<Scrubber>,
+    now: RwLock<Now>,
+    /// Cancelled when all that runs ends with `ending`.
+    over: CancellationToken,
+    ending: OnceLock<CallError>,
 }
 
-impl Responder for Serve {
+/// What is so for calls that begin.
+struct Now {
+    /// Some upstreams say back what they were sent, and the hub records what they say.
+    scrubber: Arc<Scrubber>,
+    refusal: Option<CallError>,
+}
+
+impl Serve {
+    fn ending(&self) -> CallError {
+        self.ending.get().cloned().unwrap_or_else(|| CallError::new(ErrorCode::SpokeDisconnected, "the client is gone"))
+    }
+
+    /// What cleans what a call answers, unless there are to be none.
+    fn begin(&self) -> Result<Arc<Scrubber>, CallError> {
+        let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
+        now.refusal.clone().map_or_else(|| Ok(Arc::clone(&now.scrubber)), Err)
+    }
+
+    /// Items until all ends, and then why.
+    fn until_over(
+        self: Arc<Self>,
+        items: impl Stream<Item = Result<Json, CallError>> + Send + 'static,
+    ) -> impl Stream<Item = Result<Json, CallError>> + Send + 'static {
+        let over = self.over.clone();
+        let items = items.take_until(over.cancelled_owned());
+        let last = stream::once(async move { self.ending.get().cloned().map(Err) });
+        items.chain(last.filter_map(std::future::ready))
+    }
+}
+
+struct Responding(Arc<Serve>);
+
+impl Responder for Responding {
     fn call(&self, incoming: Incoming) -> BoxFuture<'static, Result<Answer, CallError>> {
-        let request = incoming.request;
+        let (serve, request) = (Arc::clone(&self.0), incoming.request);
         let id = request.operation_id;
-        let Some(entry) = self.offering.get(&id) else {
-            return std::future::ready(Err(Definition::not_found(&id))).boxed();
+        let (entry, scrubber) = match (serve.offering.get(&id), serve.begin()) {
+            (Some(entry), Ok(scrubber)) => (entry, scrubber),
+            (None, _) => return std::future::ready(Err(Definition::not_found(&id))).boxed(),
+            (_, Err(refusal)) => return std::future::ready(Err(refusal)).boxed(),
         };
         let limits = CallLimits {
             deadline_ms: request.deadline,
@@ -148,10 +239,11 @@ impl Responder for Serve {
             traceparent: request.traceparent,
         };
         let (streams, work) = (entry.is_subscription(), entry.run(limits, request.input));
-        let (abort, scrubber) = (incoming.abort, Arc::clone(&self.scrubber));
+        let abort = incoming.abort;
         async move {
             let reply = tokio::select! {
                 () = abort.fired() => return Err(CallError::new(ErrorCode::Aborted, "the call was aborted")),
+                () = serve.over.cancelled() => return Err(serve.ending()),
                 reply = work => reply.map_err(|error| scrubber.error(error))?,
             };
             let reply = match reply {
@@ -172,6 +264,7 @@ impl Responder for Serve {
                     });
                     let until = abort.clone();
                     let items = items.take_until(async move { until.fired().await });
+                    let items = serve.until_over(items);
                     Answer::Many(Items::new(items.boxed(), async move { abort.fired().await }.boxed()))
                 }
             })

@@ -8,7 +8,7 @@ use futures_util::stream::{BoxStream, StreamExt, unfold};
 use hub_protocol::{CallError, ErrorCode, Json, OperationType};
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, CancelledNotification, CancelledNotificationParam, JsonObject,
-    ProgressNotificationParam, RequestId,
+    ProgressNotificationParam, RequestId, ServerResult,
 };
 use rmcp::service::PeerRequestOptions;
 use rmcp::{Peer, RoleClient, ServiceError};
@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use super::McpClient;
+use super::http::{self, HttpError};
 use super::link::Shared;
 use super::reply::{self, Done};
 
@@ -40,41 +41,61 @@ impl McpClient {
                 .parse()
                 .map_err(|_| CallError::new(ErrorCode::ValidationError, "the input of an MCP tool is an object"))?,
         };
-        let live = self.live().await?;
         let found = self.tools.borrow().iter().find(|i| i.tool == tool).cloned();
         let repeatable = found.as_ref().is_some_and(|found| found.spec.kind == OperationType::Query);
-        let mut route = progress.as_ref().map(|_| live.handler.progress.reserve());
-        let request = CallToolRequest::new(CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments));
+        let mut stop = std::pin::pin!(stop);
+        let mut live = self.live().await?;
+        let mut answer = self.ask(&live, tool, &arguments, progress.as_ref(), stop.as_mut()).await;
+        if answer.as_ref().is_err_and(Failed::never_begun) {
+            // Nobody has run it: it is for the next connection.
+            let _found_out = tokio::time::timeout(PATIENCE, live.gone.cancelled()).await;
+            live = self.live().await?;
+            answer = self.ask(&live, tool, &arguments, progress.as_ref(), stop).await;
+        }
+        let repeatable = repeatable || answer.as_ref().is_err_and(Failed::never_begun);
+        match answer {
+            Ok(answer) => reply::of(answer)?.kept(found.and_then(|found| found.promise).as_deref()),
+            Err(Failed::Here(error)) => Err(error),
+            Err(Failed::Unsent) => Err(reply::lost(live.why.get().map(String::as_str), repeatable)),
+            Err(Failed::Sdk(error)) => Err(ended(&live, &error, repeatable).await),
+        }
+    }
+
+    /// Sends a call over one connection and waits for its answer.
+    async fn ask(
+        &self,
+        live: &Shared,
+        tool: &str,
+        arguments: &JsonObject,
+        progress: Option<&Progress>,
+        mut stop: Pin<&mut (impl Future<Output = ()> + Send)>,
+    ) -> Result<ServerResult, Failed> {
+        let mut route = progress.map(|_| live.handler.progress.reserve());
+        let request =
+            CallToolRequest::new(CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments.clone()));
         let sent = live.peer.send_cancellable_request(request.into(), PeerRequestOptions::no_options()).await;
-        let mut handle = match sent {
-            Ok(handle) => handle,
-            Err(error) => return Err(ended(&live, &error, repeatable).await),
-        };
+        let mut handle = sent.map_err(|_| Failed::Unsent)?;
         let mut cancel = CancelOnDrop::new(&live.peer, &handle.id, &self.tasks);
         let mut seen = route.as_mut().map(|route| route.read(&handle.progress_token));
-        let mut stop = std::pin::pin!(stop);
         let mut late = std::pin::pin!(tokio::time::sleep(self.options.call_timeout));
         let answer = loop {
             tokio::select! {
                 biased;
-                Some(step) = next(&mut seen) => if let Some(progress) = &progress {
+                Some(step) = next(&mut seen) => if let Some(progress) = progress {
                     // Whoever reads the stream slowly holds back only this call.
                     let _gone = progress.send(step).await;
                 },
                 answer = &mut handle.rx => break answer.unwrap_or(Err(ServiceError::TransportClosed)),
-                () = &mut stop => return Err(CallError::new(ErrorCode::Aborted, "the call was given up")),
+                () = &mut stop => return Err(Failed::Here(CallError::new(ErrorCode::Aborted, "the call was given up"))),
                 () = &mut late => {
                     let text = format!("the MCP server did not answer within {:?}", self.options.call_timeout);
-                    return Err(CallError::new(ErrorCode::Timeout, text));
+                    return Err(Failed::Here(CallError::new(ErrorCode::Timeout, text)));
                 }
                 () = live.gone.cancelled() => break Err(ServiceError::TransportClosed),
             }
         };
         cancel.disarm();
-        match answer {
-            Ok(answer) => reply::of(answer)?.kept(found.and_then(|found| found.promise).as_deref()),
-            Err(error) => Err(ended(&live, &error, repeatable).await),
-        }
+        answer.map_err(Failed::Sdk)
     }
 
     /// A tool as a stream: its progress, then `{ result }`.
@@ -118,6 +139,33 @@ impl McpClient {
     }
 }
 
+/// Why a call has no answer.
+enum Failed {
+    /// It was given up here.
+    Here(CallError),
+    /// The connection had ended before.
+    Unsent,
+    /// As the SDK has it.
+    Sdk(ServiceError),
+}
+
+impl Failed {
+    /// Whether the server has surely not begun to run it.
+    fn never_begun(&self) -> bool {
+        let error = match self {
+            Self::Here(_) => return false,
+            Self::Unsent => return true,
+            Self::Sdk(ServiceError::TransportSend(error)) => http::failure(error.error.as_ref()),
+            Self::Sdk(_) => None,
+        };
+        match error {
+            Some(HttpError::SessionExpired) => true,
+            Some(HttpError::Client(error)) => error.is_connect(),
+            _ => false,
+        }
+    }
+}
+
 /// The next progress; never, when nobody wants it or there is no more.
 async fn next(seen: &mut Option<mpsc::Receiver<ProgressNotificationParam>>) -> Option<ProgressNotificationParam> {
     match seen {
@@ -128,7 +176,10 @@ async fn next(seen: &mut Option<mpsc::Receiver<ProgressNotificationParam>>) -> O
 
 /// The error of a call that has no answer.
 async fn ended(live: &Shared, error: &ServiceError, repeatable: bool) -> CallError {
-    if matches!(error, ServiceError::TransportClosed) {
+    if matches!(error, ServiceError::TransportClosed | ServiceError::TransportSend(_)) {
+        live.doubt(error);
+    }
+    if live.http.is_none() && matches!(error, ServiceError::TransportClosed) {
         // How it ended is known a moment later.
         let _late = tokio::time::timeout(Duration::from_secs(2), live.gone.cancelled()).await;
     }
@@ -138,10 +189,10 @@ async fn ended(live: &Shared, error: &ServiceError, repeatable: bool) -> CallErr
     if let Some(ending) = live.ending.get() {
         return reply::crashed(ending, repeatable);
     }
-    if matches!(error, ServiceError::TransportSend(_)) {
-        live.recheck.notify_one();
+    match (error, live.why.get()) {
+        (ServiceError::TransportClosed, Some(why)) => reply::lost(Some(why), repeatable),
+        _ => reply::failed(error, repeatable),
     }
-    reply::failed(error, repeatable)
 }
 
 fn shown(step: &ProgressNotificationParam) -> Json {

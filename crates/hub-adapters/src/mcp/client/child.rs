@@ -24,6 +24,10 @@ const MAX_LINE: usize = 16 * 1024 * 1024 - 1024;
 /// Lines of standard output in a row that are no messages and passed over: some servers log there.
 const MAX_OTHERS: u32 = 1_000;
 
+/// Why one is given up that lives on.
+pub(super) const MUTE: &str = "it has closed its output";
+pub(super) const DEAF: &str = "it has closed its input";
+
 /// Why a server that prints more of them is given up.
 pub(super) const GARBAGE: &str = "it prints what is not MCP on its standard output";
 
@@ -61,8 +65,10 @@ pub(super) struct Words {
 /// How a child ended.
 #[derive(Debug)]
 pub(super) struct Ending {
-    /// Exit code or signal; `None` for one that has only closed its output.
+    /// Exit code or signal; `None` for one that lives on.
     pub(super) exit: Option<String>,
+    /// Why one that lives on is ended.
+    pub(super) why: String,
     /// Its last lines of standard error.
     pub(super) stderr: Vec<String>,
 }
@@ -71,7 +77,7 @@ impl std::fmt::Display for Ending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.exit {
             Some(exit) => write!(f, "it ended with {exit}")?,
-            None => f.write_str("it has closed its output")?,
+            None => f.write_str(&self.why)?,
         }
         match self.stderr.as_slice() {
             [] => f.write_str(" and no word on standard error"),
@@ -150,13 +156,13 @@ fn broken(program: &str, kind: std::io::ErrorKind) -> McpError {
 }
 
 impl Running {
-    /// How it ended, when its output has.
-    pub(super) async fn ending(&mut self) -> Ending {
+    /// How it ended; `why`, should it live on.
+    pub(super) async fn ending(&mut self, why: &str) -> Ending {
         let exit = tokio::time::timeout(ENDING, self.child.wait()).await;
         // What it has started may go on speaking.
         let _speaks_on = tokio::time::timeout(ENDING, self.words.over.cancelled()).await;
         let exit = exit.ok().and_then(Result::ok).map(|status| status.to_string());
-        Ending { exit, stderr: self.words.last() }
+        Ending { exit, why: why.to_owned(), stderr: self.words.last() }
     }
 
     /// Lets the child go by itself for a moment; its input has been closed.

@@ -1,19 +1,19 @@
 //! The connection to an MCP server, and its coming back.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use hub_operations::Scrubber;
 use hub_protocol::OperationSpec;
-use rmcp::model::{ListToolsRequest, PaginatedRequestParams, ProtocolVersion, ServerResult};
+use rmcp::model::ProtocolVersion;
 use rmcp::service::{ClientInitializeError, ClientLifecycleMode, ClientServiceExt, RunningService};
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::async_rw::AsyncRwTransport;
 use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
-use rmcp::{Peer, RoleClient};
+use rmcp::{Peer, RoleClient, ServiceError};
 use secrecy::ExposeSecret;
-use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,8 +22,10 @@ use url::Url;
 
 use super::child::{self, Ending, Running, Words};
 use super::handler::Handler;
+use super::http::{self, Http};
+use super::listing::{self, Found};
 use super::tap::Tap;
-use super::tools::{Imported, Listed, MAX_TOOLS};
+use super::tools::Imported;
 use super::{Health, McpError, McpOptions, McpTarget};
 use crate::{left_out, net};
 
@@ -34,8 +36,11 @@ const LAST_PAUSE: Duration = Duration::from_secs(30);
 /// A connection that has held so long has the first pause before it again.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// Pages of a list of tools.
-const PAGES: usize = 100;
+/// Requests over HTTP that wait for their answers: more than the calls that a spoke takes.
+const MAX_POSTS: usize = 2_048;
+
+/// How long requests over HTTP may still be answered when the server has been found gone.
+const REFUSALS: Duration = Duration::from_millis(200);
 
 /// Pause after the server says that its tools changed: it may say so many times.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -51,8 +56,32 @@ pub(super) struct Shared {
     pub(super) too_long: Arc<AtomicBool>,
     /// How the server's program ended, if there is one and it did; known before `gone` is told.
     pub(super) ending: Arc<OnceLock<Ending>>,
-    /// Asks whether the server is there and what its tools are: a call could not be sent.
-    pub(super) recheck: Arc<Notify>,
+    /// Why it is gone; known before that is told.
+    pub(super) why: Arc<OnceLock<String>>,
+    /// Where it is not a program.
+    pub(super) http: Option<Http>,
+    /// The server's program takes no input.
+    deaf: Arc<Notify>,
+}
+
+impl Shared {
+    /// Notes that an exchange failed: the server may be gone.
+    pub(super) fn doubt(&self, error: &ServiceError) {
+        match (&self.http, error) {
+            (Some(http), _) => http.doubt(),
+            (None, ServiceError::TransportSend(_)) => self.deaf.notify_one(),
+            (None, _) => {}
+        }
+    }
+
+    /// Waits until the server is found gone; answers why.
+    async fn lost(&self, every: Duration, told: &Told) -> String {
+        if let Some(http) = &self.http {
+            return http.gone(every, |trouble| told.trouble(trouble)).await;
+        }
+        self.deaf.notified().await;
+        child::DEAF.to_owned()
+    }
 }
 
 /// A connection.
@@ -76,9 +105,6 @@ pub(super) struct Told {
     pub(super) specs: watch::Sender<Arc<Vec<OperationSpec>>>,
     pub(super) health: watch::Sender<Health>,
 }
-
-/// What a server lists, and what of it can't be offered.
-pub(super) type Found = (Vec<Imported>, Vec<String>);
 
 impl Told {
     fn tools(&self, (found, left_out): Found) {
@@ -137,7 +163,7 @@ impl Linker {
         let timeout = self.options.connect_timeout;
         let work = async {
             let live = self.begin().await?;
-            let tools = self.list(&live.shared.peer).await?;
+            let tools = listing::read(&live.shared.peer, &self.options).await?;
             Ok((live, tools))
         };
         let late = |_| {
@@ -154,7 +180,8 @@ impl Linker {
             Ok(live) => Ok(live),
             Err(ClientInitializeError::JsonRpcError(first)) => {
                 let newest = ClientLifecycleMode::Discover { preferred_versions: vec![ProtocolVersion::V_2026_07_28] };
-                self.begin_as(newest).await?.map_err(|_| self.handshake(&first.message))
+                let second = self.begin_as(newest).await?;
+                second.map_err(|second| self.handshake(&format!("{}; {}", first.message, reason(&second))))
             }
             Err(error) => Err(self.handshake(&reason(&error))),
         }
@@ -162,13 +189,17 @@ impl Linker {
 
     async fn begin_as(&self, mode: ClientLifecycleMode) -> Result<Result<Live, ClientInitializeError>, McpError> {
         let handler = Handler::default();
+        let mut http = None;
         let (begun, child, too_long) = match (&self.target, &self.http) {
-            (McpTarget::Http { url, bearer, .. }, Some(http)) => {
-                let mut config = StreamableHttpClientTransportConfig::with_uri(url.as_str());
+            (McpTarget::Http { url, bearer, .. }, Some(client)) => {
+                let config = StreamableHttpClientTransportConfig::with_uri(url.as_str());
+                // A server that has forgotten the session may be another one by now: all of it is begun anew.
+                let mut config = config.reinit_on_expired_session(false).max_concurrent_requests(MAX_POSTS);
                 if let Some(bearer) = bearer {
                     config = config.auth_header(bearer.expose_secret());
                 }
-                let transport = StreamableHttpClientTransport::with_client(http.clone(), config);
+                let client = http.insert(Http::new(client.clone()));
+                let transport = StreamableHttpClientTransport::with_client(client.clone(), config);
                 let transport = Tap::new(transport, handler.progress.clone());
                 (handler.clone().serve_with_lifecycle(transport, mode).await, None, Arc::default())
             }
@@ -183,7 +214,7 @@ impl Linker {
                 match &begun {
                     Err(_) if garbage.load(Ordering::Acquire) => return Err(self.handshake(child::GARBAGE)),
                     Err(ClientInitializeError::ConnectionClosed(_) | ClientInitializeError::TransportError { .. }) => {
-                        return Err(self.handshake(&child.ending().await.to_string()));
+                        return Err(self.handshake(&child.ending(child::MUTE).await.to_string()));
                     }
                     _ => {}
                 }
@@ -192,57 +223,10 @@ impl Linker {
         };
         Ok(begun.map(|running| {
             let (peer, gone) = (running.peer().clone(), CancellationToken::new());
-            let (recheck, ending) = (Arc::default(), Arc::default());
-            let shared = Shared { peer, handler, gone, too_long, ending, recheck };
+            let (ending, why, deaf) = (Arc::default(), Arc::default(), Arc::default());
+            let shared = Shared { peer, handler, gone, too_long, ending, why, http, deaf };
             Live { running, child, shared }
         }))
-    }
-
-    /// All tools, a page at a time; one that is malformed is left out and not the whole list.
-    async fn list(&self, peer: &Peer<RoleClient>) -> Result<Found, McpError> {
-        let info = peer.peer_info();
-        if info.as_ref().is_some_and(|info| info.capabilities.tools.is_none()) {
-            return Ok(Found::default());
-        }
-        let (mut listed, mut cursor) = (Listed::default(), None);
-        for _ in 0..PAGES {
-            let page = PaginatedRequestParams::default().with_cursor(cursor.take());
-            let answer = peer.send_request(ListToolsRequest::with_param(page).into()).await;
-            let answer = answer.map_err(|error| self.listing(super::reply::failed(&error, true).message))?;
-            cursor = match answer {
-                ServerResult::ListToolsResult(page) => {
-                    listed.tools.extend(page.tools);
-                    page.next_cursor
-                }
-                ServerResult::CustomResult(page) => self.salvage(&page.0, &mut listed)?,
-                _ => return Err(self.listing("the answer is not a list of tools".to_owned())),
-            };
-            if cursor.is_none() || listed.tools.len() > MAX_TOOLS {
-                break;
-            }
-        }
-        if cursor.is_some() && listed.tools.len() <= MAX_TOOLS {
-            listed.left_out.push(format!("all tools after the first {PAGES} pages"));
-        }
-        let version = info.and_then(|info| info.server_info.as_ref().map(|server| server.version.clone()));
-        let (tools, left_out) = listed.import(&self.options, version.as_deref());
-        if let Some(left_out) = left_out::summary(&left_out) {
-            tracing::warn!(mcp.client = self.options.name, left_out, "not all tools of an MCP server can be offered");
-        }
-        Ok((tools, left_out))
-    }
-
-    fn salvage(&self, page: &Value, listed: &mut Listed) -> Result<Option<String>, McpError> {
-        let Some(all) = page.get("tools").and_then(Value::as_array) else {
-            return Err(self.listing("the answer is not a list of tools".to_owned()));
-        };
-        for one in all {
-            match serde_json::from_value(one.clone()) {
-                Ok(tool) => listed.tools.push(tool),
-                Err(_) => listed.left_out.push("a malformed tool".to_owned()),
-            }
-        }
-        Ok(page.get("nextCursor").and_then(Value::as_str).map(str::to_owned))
     }
 
     /// Keeps the connection up until `stop`.
@@ -291,40 +275,47 @@ impl Linker {
         let Live { running, mut child, shared } = live;
         let ending = running.cancellation_token();
         let mut ended = std::pin::pin!(running.waiting());
-        let over = loop {
-            tokio::select! {
-                () = stop.cancelled() => break false,
-                _ = &mut ended => break true,
-                () = shared.handler.changed.notified() => {}
-                () = shared.recheck.notified() => {}
-            }
-            tokio::select! {
-                () = stop.cancelled() => break false,
-                _ = &mut ended => break true,
-                () = self.refresh(&shared, told) => {}
-            }
+        let lost = tokio::select! {
+            () = stop.cancelled() => None,
+            _ = &mut ended => Some(child.as_ref().map_or("it ended", |_| child::MUTE).to_owned()),
+            why = shared.lost(self.options.look_every, told) => Some(why),
+            never = self.follow(&shared, told) => match never {},
         };
         // Who calls from now on waits for the next connection.
         told.link.send_replace(None);
-        let mut why = "it ended".to_owned();
-        if let Some(child) = child.as_mut().filter(|_| over) {
-            let ended = child.ending().await;
-            why = ended.to_string();
-            let _first = shared.ending.set(ended);
-        }
-        if shared.too_long.load(Ordering::Acquire) {
-            "it sent a message that is too long".clone_into(&mut why);
-        }
-        shared.gone.cancel();
-        if !over {
+        let Some(mut why) = lost else {
+            shared.gone.cancel();
             ending.cancel();
             // Closing tells the server; one that does not take it is left.
             let _late = tokio::time::timeout(Duration::from_secs(3), ended).await;
             if let Some(child) = child {
                 child.let_go().await;
             }
+            return String::new();
+        };
+        if shared.http.is_some() {
+            // Some that wait for an answer are being told that they have not begun.
+            tokio::time::sleep(REFUSALS).await;
         }
+        if let Some(child) = &mut child {
+            let ended = child.ending(&why).await;
+            why = ended.to_string();
+            let _first = shared.ending.set(ended);
+        }
+        if shared.too_long.load(Ordering::Acquire) {
+            "it sent a message that is too long".clone_into(&mut why);
+        }
+        let _first = shared.why.set(why.clone());
+        shared.gone.cancel();
         why
+    }
+
+    /// Reads the list of tools whenever the server says that it has changed.
+    async fn follow(&self, shared: &Shared, told: &Told) -> Infallible {
+        loop {
+            shared.handler.changed.notified().await;
+            self.refresh(shared, told).await;
+        }
     }
 
     /// Reads the list of tools again, until that works.
@@ -332,7 +323,7 @@ impl Linker {
         let mut pause = SETTLE;
         loop {
             tokio::time::sleep(pause).await;
-            match tokio::time::timeout(self.options.connect_timeout, self.list(&shared.peer)).await {
+            match tokio::time::timeout(self.options.connect_timeout, listing::read(&shared.peer, &self.options)).await {
                 Ok(Ok(found)) => return told.tools(found),
                 Ok(Err(error)) => tracing::debug!(mcp.client = self.options.name, %error, "no list of tools yet"),
                 Err(_) => tracing::debug!(mcp.client = self.options.name, "no list of tools in time"),
@@ -345,25 +336,16 @@ impl Linker {
         let reason = reason.chars().take(500).collect();
         McpError::Handshake { name: self.options.name.clone(), reason }
     }
-
-    fn listing(&self, reason: String) -> McpError {
-        McpError::Listing { name: self.options.name.clone(), reason }
-    }
 }
 
 /// Without what was received: it may be long, and hold anything.
 fn reason(error: &ClientInitializeError) -> String {
     match error {
         ClientInitializeError::ConnectionClosed(_) => "it closed the connection".to_owned(),
-        ClientInitializeError::TransportError { error, .. } => {
-            let mut text = error.error.to_string();
-            let mut cause = error.error.source();
-            while let Some(source) = cause {
-                text = format!("{text}: {source}");
-                cause = source.source();
-            }
-            text
-        }
+        ClientInitializeError::TransportError { error, .. } => match http::failure(error.error.as_ref()) {
+            Some(failure) => http::why(failure),
+            None => error.error.to_string(),
+        },
         ClientInitializeError::JsonRpcError(error) => error.message.to_string(),
         _ => "its answer is not what the protocol says".to_owned(),
     }

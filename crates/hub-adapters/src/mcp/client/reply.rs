@@ -2,10 +2,11 @@ use hub_operations::Schema;
 use hub_protocol::{CallError, ErrorCode, Json, ResponseEnvelope, ResponseMeta, Violation};
 use rmcp::ServiceError;
 use rmcp::model::ServerResult;
-use rmcp::transport::streamable_http_client::StreamableHttpError;
+use rmcp::transport::DynamicTransportError;
 use serde_json::{Value, json};
 
 use super::child::Ending;
+use super::http::{self, HttpError};
 
 /// Characters of a tool's own words in an error message; the details have all of it.
 const MESSAGE: usize = 1_000;
@@ -121,15 +122,29 @@ pub(super) fn failed(error: &ServiceError, repeatable: bool) -> CallError {
         }
         ServiceError::Timeout { .. } => CallError::new(ErrorCode::Timeout, "the MCP server did not answer in time"),
         ServiceError::Cancelled { .. } => CallError::new(ErrorCode::Aborted, "the MCP server cancelled the call"),
-        ServiceError::TransportSend(error) if is_too_large(error) => too_large(),
-        ServiceError::TransportSend(_) | ServiceError::TransportClosed => lost(repeatable),
+        ServiceError::TransportSend(error) => unsent(error, repeatable),
+        ServiceError::TransportClosed => lost(None, repeatable),
         _ => CallError::new(ErrorCode::ExecutionError, "the MCP server's answer is not readable"),
     }
 }
 
-pub(super) fn lost(repeatable: bool) -> CallError {
-    CallError::new(ErrorCode::SpokeDisconnected, "the connection to the MCP server was lost during the call")
-        .with_retryable(repeatable)
+/// The error of a call whose exchange failed.
+fn unsent(error: &DynamicTransportError, repeatable: bool) -> CallError {
+    let Some(failure) = http::failure(error.error.as_ref()) else { return lost(None, repeatable) };
+    let why = http::why(failure);
+    match failure {
+        HttpError::ResponseBodyTooLarge { .. } => too_large(),
+        HttpError::UnexpectedServerResponse(_) | HttpError::UnexpectedContentType(_) | HttpError::Deserialize(_) => {
+            CallError::new(ErrorCode::ExecutionError, format!("the MCP server's answer is not readable: {why}"))
+        }
+        _ => lost(Some(&why), repeatable),
+    }
+}
+
+pub(super) fn lost(why: Option<&str>, repeatable: bool) -> CallError {
+    let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+    let text = format!("the connection to the MCP server was lost during the call{why}");
+    CallError::new(ErrorCode::SpokeDisconnected, text).with_retryable(repeatable)
 }
 
 /// The error of a call during which the server's program ended.
@@ -143,18 +158,6 @@ pub(super) fn too_large() -> CallError {
     let limit = 16 * 1024 * 1024;
     CallError::new(ErrorCode::PayloadTooLarge, format!("the MCP server's answer is above {limit} bytes"))
         .with_details(&json!({ "limit": limit, "of": "mcpMessageBytes" }))
-}
-
-fn is_too_large(error: &rmcp::transport::DynamicTransportError) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.error.as_ref());
-    while let Some(error) = cause {
-        let http = error.downcast_ref::<StreamableHttpError<reqwest::Error>>();
-        if matches!(http, Some(StreamableHttpError::ResponseBodyTooLarge { .. })) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 #[cfg(test)]

@@ -12,6 +12,13 @@ use crate::mark::marked;
 /// Most tools of one server that become operations.
 pub(super) const MAX_TOOLS: usize = 1_000;
 
+/// Most tools of one list that are looked at, and bytes of those that become operations: every hub holds them compiled.
+const MAX_LISTED: usize = 10 * MAX_TOOLS;
+const MAX_BYTES: usize = 8 * 1024 * 1024;
+
+/// Characters of what is wrong with a tool.
+const WRONG: usize = 100;
+
 /// The dialect of this project.
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 
@@ -35,44 +42,93 @@ pub(super) struct Imported {
 /// A server's tools.
 #[derive(Debug, Default)]
 pub(super) struct Listed {
-    pub(super) tools: Vec<Tool>,
+    tools: Vec<Tool>,
+    /// Bytes of all of them.
+    bytes: usize,
+    /// How many it lists, those that are left out included.
+    count: usize,
+    /// Whether there are more than are looked at.
+    pub(super) more: bool,
     /// What can't be offered, and why.
     pub(super) left_out: Vec<String>,
 }
 
 impl Listed {
+    /// Adds the next of the list: a tool, or the name of what is none and what is wrong with it.
+    pub(super) fn add(&mut self, tool: Result<Tool, (Option<&str>, serde_json::Error)>) {
+        if self.is_full() {
+            self.more = true;
+            return;
+        }
+        self.count += 1;
+        match tool {
+            Err((name, error)) => {
+                let name = name.map(|name| format!("{:?}, ", short(name))).unwrap_or_default();
+                let error: String = error.to_string().chars().take(WRONG).collect();
+                self.left_out.push(format!("a malformed tool ({name}the {}. of the list): {error}", self.count));
+            }
+            Ok(tool) => {
+                let bytes = size(&tool);
+                if bytes > MAX_DECLARATION {
+                    self.left_out.push(too_large(&tool, bytes));
+                    return;
+                }
+                self.bytes += bytes;
+                self.tools.push(tool);
+            }
+        }
+    }
+
+    /// Whether nothing of what follows is taken.
+    pub(super) fn is_full(&self) -> bool {
+        self.tools.len() > MAX_TOOLS || self.count >= MAX_LISTED || self.bytes > MAX_BYTES
+    }
+
     /// The tools as operations. `version` is the server's own.
     pub(super) fn import(self, options: &McpOptions, version: Option<&str>) -> (Vec<Imported>, Vec<String>) {
-        let Self { tools, mut left_out } = self;
+        let Self { mut tools, bytes, mut more, mut left_out, .. } = self;
+        let mut why = String::new();
+        if bytes > MAX_BYTES {
+            more = tools.pop().is_some();
+            why = format!(": they have more than {MAX_BYTES} bytes");
+        }
         let (mut seen, mut taken) = (HashSet::new(), HashSet::new());
         let mut all = Vec::new();
         for tool in tools {
             if all.len() >= MAX_TOOLS {
-                left_out.insert(0, format!("all tools after the first {MAX_TOOLS}"));
+                more = true;
                 break;
             }
             if !seen.insert(tool.name.to_string()) {
-                left_out.push(format!("a second tool {:?}", named(&tool)));
+                left_out.push(format!("a second tool {:?}", short(&tool.name)));
                 continue;
             }
             let one = one(&tool, unique(&tool.name, &mut taken), options, version);
-            let bytes = serde_json::to_string(&one.spec).map_or(usize::MAX, |text| text.len());
+            let bytes = size(&one.spec);
             if bytes > MAX_DECLARATION {
-                left_out.push(format!(
-                    "the tool {:?}: its declaration has {bytes} bytes, more than {MAX_DECLARATION}",
-                    named(&tool)
-                ));
+                left_out.push(too_large(&tool, bytes));
                 continue;
             }
             all.push(one);
+        }
+        if more {
+            left_out.insert(0, format!("all tools after the first {}{why}", all.len()));
         }
         (all, left_out)
     }
 }
 
 /// A tool's name, as much of it as people want to read.
-fn named(tool: &Tool) -> String {
-    tool.name.chars().take(SEGMENT).collect()
+fn short(name: &str) -> String {
+    name.chars().take(SEGMENT).collect()
+}
+
+fn too_large(tool: &Tool, bytes: usize) -> String {
+    format!("the tool {:?}: its declaration has {bytes} bytes, more than {MAX_DECLARATION}", short(&tool.name))
+}
+
+fn size(value: &impl serde::Serialize) -> usize {
+    serde_json::to_string(value).map_or(usize::MAX, |text| text.len())
 }
 
 fn one(tool: &Tool, name: String, options: &McpOptions, version: Option<&str>) -> Imported {
@@ -188,11 +244,16 @@ mod tests {
         serde_json::from_value(value).unwrap()
     }
 
+    fn listed(tools: impl IntoIterator<Item = Value>) -> Listed {
+        let mut listed = Listed::default();
+        tools.into_iter().for_each(|one| listed.add(Ok(tool(one))));
+        listed
+    }
+
     fn imported(tools: Vec<Value>) -> Vec<Imported> {
         let mut options = McpOptions::new("files");
         options.stream = vec!["slow".to_owned()];
-        let listed = Listed { tools: tools.into_iter().map(tool).collect(), left_out: Vec::new() };
-        listed.import(&options, Some("v2.1.0-beta")).0
+        listed(tools).import(&options, Some("v2.1.0-beta")).0
     }
 
     #[test]
@@ -225,16 +286,33 @@ mod tests {
         let plain = |n: usize| json!({"name": format!("t{n}"), "inputSchema": {"type": "object"}});
         let long = "x".repeat(MAX_DECLARATION);
         let large = json!({"name": "large", "inputSchema": {"type": "object", "description": long}});
-        let tools = [large, plain(0)].into_iter().chain((0..=MAX_TOOLS).map(plain));
-        let listed = Listed { tools: tools.map(tool).collect(), left_out: vec!["a malformed tool".to_owned()] };
+        let mut listed = listed([large, plain(0)]);
+        for (name, value) in [(Some("odd"), json!({"name": "odd"})), (None, json!({"title": "None"}))] {
+            listed.add(serde_json::from_value(value).map_err(|error| (name, error)));
+        }
+        (0..=MAX_TOOLS).for_each(|n| listed.add(Ok(tool(plain(n)))));
         let (all, left_out) = listed.import(&McpOptions::new("files"), None);
         assert_eq!(all.len(), MAX_TOOLS);
+        assert_eq!(left_out[0], "all tools after the first 1000");
+        assert!(left_out[1].starts_with("the tool \"large\": its declaration has "), "{left_out:?}");
+        assert_eq!(left_out[2], "a malformed tool (\"odd\", the 3. of the list): missing field `inputSchema`");
+        assert_eq!(left_out[3], "a malformed tool (the 4. of the list): missing field `name`");
         let told = crate::left_out::summary(&left_out).unwrap();
-        assert!(
-            told.starts_with("left out: all tools after the first 1000; a malformed tool; the tool \"large\""),
-            "{told}"
+        assert!(told.starts_with("left out: all tools after the first 1000; the tool \"large\""), "{told}");
+        assert!(told.ends_with("; and 2 more"), "{told}");
+    }
+
+    #[test]
+    fn tools_that_are_too_many_bytes_are_not_taken() {
+        let long = "x".repeat(MAX_DECLARATION / 2);
+        let tools =
+            (0..40).map(|n| json!({"name": format!("t{n}"), "inputSchema": {"type": "object", "$comment": long}}));
+        let (all, left_out) = listed(tools).import(&McpOptions::new("files"), None);
+        assert!(all.len() > 10 && all.len() < 20, "{}", all.len());
+        assert_eq!(
+            left_out,
+            [format!("all tools after the first {}: they have more than {MAX_BYTES} bytes", all.len())]
         );
-        assert!(told.ends_with("; and 1 more"), "{told}");
     }
 
     #[test]
