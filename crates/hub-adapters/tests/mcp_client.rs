@@ -193,7 +193,7 @@ async fn what_is_left_out_is_named() -> Result<()> {
     for (mode, told) in [
         (
             "odd",
-            "a malformed tool (\"no schema\", the 12. of the list): missing field `inputSchema`; a malformed tool (the 13. of the list): missing field `name`",
+            "a malformed tool (\"no schema\", the 13. of the list): missing field `inputSchema`; a malformed tool (the 14. of the list): missing field `name`",
         ),
         ("endless", "what follows a page that names itself as the next one"),
     ] {

@@ -39,6 +39,8 @@ struct Script {
     life: AtomicUsize,
     /// Says what it says to a request with a session that it does not know; its id is given.
     unknown: Mutex<Option<fn(&Value) -> Said>>,
+    /// Says what it says to a beginning; its id is given.
+    begun: Mutex<Option<fn(&Value) -> Said>>,
     /// Says what it says to calls of tools; their id is given.
     called: Mutex<Option<fn(&Value) -> Said>>,
     /// Whether it has the revision without sessions, and only that.
@@ -63,6 +65,9 @@ impl Script {
         match self.unknown.lock().unwrap().as_ref() {
             Some(unknown) if !begins && !self.newest && session != Some(known.as_str()) => return unknown(id),
             _ => {}
+        }
+        if let Some(begun) = self.begun.lock().unwrap().as_ref().filter(|_| begins) {
+            return begun(id);
         }
         match asked {
             _ if method == "GET" && self.streams => {
@@ -279,6 +284,97 @@ async fn answers_that_are_none_cost_their_calls_only() -> Result<()> {
         *script.called.lock().unwrap() = None;
         ensure!(call(&client).await? == "life-0");
         ensure!(*client.health().borrow() == Health::default());
+    }
+    Ok(())
+}
+
+fn events(body: &str) -> Said {
+    said("200 OK", "text/event-stream", body)
+}
+
+#[tokio::test]
+async fn streams_that_end_without_an_answer_cost_their_calls_only() -> Result<()> {
+    const CALLS: &[(fn(&Value) -> Said, ErrorCode, &str)] = &[
+        (|_| events(": nothing\n\n"), ErrorCode::SpokeDisconnected, ""),
+        (|_| events("data: nonsense\n\n"), ErrorCode::SpokeDisconnected, ""),
+        (|_| events(&format!("data: {}\n\n", refusal(&Value::Null, "x"))), ErrorCode::SpokeDisconnected, ""),
+        (|_| events("data: {\"jsonrpc\":\"2.0\",\"id\":99,\"result\":{}}\n\n"), ErrorCode::SpokeDisconnected, ""),
+        (
+            |_| events(&format!("data: {}\n\n", "x".repeat(17 << 20))),
+            ErrorCode::PayloadTooLarge,
+            "above 16777216 bytes",
+        ),
+        (
+            |_| said("200 OK", "application/json", &"x".repeat(17 << 20)),
+            ErrorCode::PayloadTooLarge,
+            "above 16777216 bytes",
+        ),
+        (|id| events(&format!("data: {}\n\n", refusal(id, "its own"))), ErrorCode::ExecutionError, "its own"),
+    ];
+    let script = Arc::new(Script::default());
+    let server = Server::start(0, &script).await?;
+    let client = connect(&server).await?;
+    for (called, code, words) in CALLS {
+        *script.called.lock().unwrap() = Some(*called);
+        let error = call(&client).await.err().context("no answer")?;
+        ensure!(error.is(*code) && error.message.contains(words), "{error:?}");
+        *script.called.lock().unwrap() = None;
+        ensure!(call(&client).await? == "life-0");
+        ensure!(*client.health().borrow() == Health::default());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stream_without_an_end_is_given_up() -> Result<()> {
+    let script = Arc::new(Script::default());
+    let server = Server::start(0, &script).await?;
+    let target = McpTarget::Http { url: server.url.clone(), bearer: None, policy: NetPolicy::private() };
+    let options = McpOptions { call_timeout: Duration::from_millis(300), ..McpOptions::new("far") };
+    let client = McpClient::connect(target, options).await?;
+    *script.called.lock().unwrap() =
+        Some(|_| Some("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n: on and on\n\n".to_owned()));
+    let error = call(&client).await.err().context("late")?;
+    ensure!(error.is(ErrorCode::Timeout), "{error:?}");
+    *script.called.lock().unwrap() = None;
+    ensure!(call(&client).await? == "life-0");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_beginning_that_is_none_is_told() -> Result<()> {
+    let nothing = Server::start(0, &Arc::default()).await?;
+    let (url, port) = (nothing.url.clone(), nothing.port);
+    drop(nothing);
+    let told = async |url: &str| {
+        let target = McpTarget::Http { url: url.to_owned(), bearer: None, policy: NetPolicy::private() };
+        let begun = tokio::time::timeout(Duration::from_secs(10), McpClient::connect(target, McpOptions::new("far")));
+        Ok::<_, anyhow::Error>(begun.await?.err().context("no beginning")?.to_string())
+    };
+    let error = told(&url).await?;
+    ensure!(error.contains(&format!("connection refused by 127.0.0.1:{port}: ")), "{error}");
+    const BEGINNINGS: &[(fn(&Value) -> Said, &str)] = &[
+        (|_| said("200 OK", "text/html", "<p>Welcome</p>"), "it answers text/html, which is not MCP"),
+        (|_| said("200 OK", "application/json", "{}"), "could not parse"),
+        (|_| said("202 Accepted", "", ""), "does not answer"),
+        (|_| said("401 Unauthorized\r\nwww-authenticate: Bearer", "", ""), "another bearer token (HTTP 401)"),
+        (|_| said("503 Busy", "text/plain", "later"), "HTTP 503"),
+        (|_| said("404 Not Found", "text/plain", "no page"), "HTTP 404"),
+        (|_| events("data: {}\n\n"), ""),
+        (
+            |id| {
+                let old = json!({ "protocolVersion": "1999-01-01", "capabilities": {}, "serverInfo": { "name": "old", "version": "0" } });
+                as_json("200 OK", &json!({ "jsonrpc": "2.0", "id": id, "result": old }))
+            },
+            "1999-01-01",
+        ),
+    ];
+    for (begun, words) in BEGINNINGS {
+        let script = Arc::new(Script::default());
+        *script.begun.lock().unwrap() = Some(*begun);
+        let server = Server::start(0, &script).await?;
+        let error = told(&server.url).await?;
+        ensure!(error.contains(words), "{error}, not {words}");
     }
     Ok(())
 }

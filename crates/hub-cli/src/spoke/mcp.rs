@@ -32,7 +32,8 @@ Examples:
 
 Each tool becomes an operation client.NAME.NAMESPACE.TOOL: a query if the server says that it only reads, else a
 mutation. When the server's list of tools changes, the spoke offers the new ones; calls that run go on. A server that ends
-is started again, with growing pauses; meanwhile its operations answer OPERATION_UNAVAILABLE.
+is started again, and one behind a URL that is away or was restarted is connected to anew, with growing pauses; meanwhile
+its operations answer OPERATION_UNAVAILABLE.
 
 What keeps callers from more than you offer:
   Callers need the scope imported:NAME; --scope asks for others instead, --no-scope for none.

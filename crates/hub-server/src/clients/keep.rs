@@ -55,6 +55,7 @@ pub(super) struct Keeper {
     programs: bool,
     /// What serves its operations, from the first connection on.
     link: Option<Link>,
+    /// What executes them now; none without a link.
     adapter: Option<Adapter>,
 }
 
@@ -140,7 +141,7 @@ impl Keeper {
                 Changed = changed(&mut self.wanted) => return Ok(Changed),
                 () = tokio::time::sleep(OFFER_AGAIN), if refused.as_ref().is_some_and(|error| error.retryable) => {}
                 () = link.lost() => {
-                    self.link = None;
+                    (self.link, self.adapter) = (None, None);
                     return Err("its connection within the hub was lost".to_owned());
                 }
                 () = changes.next() => {}

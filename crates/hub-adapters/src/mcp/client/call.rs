@@ -95,6 +95,9 @@ impl McpClient {
             }
         };
         cancel.disarm();
+        if live.http.as_ref().is_some_and(|http| http.was_too_long(&handle.id)) {
+            return Err(Failed::Here(reply::too_large()));
+        }
         answer.map_err(Failed::Sdk)
     }
 

@@ -1,10 +1,11 @@
 //! The way to an MCP server over HTTP: whether it answers what it was asked, is there at all, and knows the session.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use http::{HeaderName, HeaderValue};
 use rmcp::model::{
     ClientJsonRpcMessage, ClientNotification, ClientRequest, ErrorData, PingRequest, RequestId, ServerJsonRpcMessage,
@@ -31,6 +32,9 @@ const REASON: usize = 300;
 
 const FORGOTTEN: &str = "it does not know the session any more";
 
+/// What the SDK says of an event above [`MAX_EVENT`].
+const TOO_LONG: &str = "SSE event exceeded";
+
 /// An answer of 202 or 204.
 const SILENT: &str = "it takes a request and does not answer it";
 
@@ -52,6 +56,8 @@ struct State {
     looks: AtomicU64,
     /// Something went wrong that may mean that the server is gone.
     doubt: Notify,
+    /// Requests that were answered with an event that is too long: the SDK only tells that there is no answer.
+    too_long: Mutex<HashSet<RequestId>>,
 }
 
 /// The cheapest request that the server takes: `ping`, or `server/discover` where there are no sessions.
@@ -72,6 +78,11 @@ impl Http {
     /// Asks for a look whether the server is there.
     pub(super) fn doubt(&self) {
         self.state.doubt.notify_one();
+    }
+
+    /// Whether the answer to a request was too long.
+    pub(super) fn was_too_long(&self, id: &RequestId) -> bool {
+        self.state.too_long.lock().unwrap_or_else(PoisonError::into_inner).remove(id)
     }
 
     /// Looks after the server until it is gone; answers why. What is told meanwhile is whether it answers: one that does
@@ -171,6 +182,15 @@ impl Http {
             }
             Answer::Json(ServerJsonRpcMessage::Request(_) | ServerJsonRpcMessage::Notification(_), _) => {
                 Err(unexpected("it answers a request with something else than an answer"))
+            }
+            Answer::Sse(events, session) => {
+                let state = Arc::clone(&self.state);
+                let events = events.inspect(move |event| {
+                    if event.as_ref().is_err_and(|error| error.to_string().contains(TOO_LONG)) {
+                        state.too_long.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+                    }
+                });
+                Ok(Answer::Sse(events.boxed(), session))
             }
             answer => Ok(answer),
         }
