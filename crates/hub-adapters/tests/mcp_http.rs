@@ -361,13 +361,6 @@ async fn a_beginning_that_is_none_is_told() -> Result<()> {
         (|_| said("503 Busy", "text/plain", "later"), "HTTP 503"),
         (|_| said("404 Not Found", "text/plain", "no page"), "HTTP 404"),
         (|_| events("data: {}\n\n"), ""),
-        (
-            |id| {
-                let old = json!({ "protocolVersion": "1999-01-01", "capabilities": {}, "serverInfo": { "name": "old", "version": "0" } });
-                as_json("200 OK", &json!({ "jsonrpc": "2.0", "id": id, "result": old }))
-            },
-            "1999-01-01",
-        ),
     ];
     for (begun, words) in BEGINNINGS {
         let script = Arc::new(Script::default());

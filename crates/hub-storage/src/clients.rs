@@ -184,7 +184,7 @@ backends! {
                 clients::updated_at.eq(at),
                 clients::state.eq("pending"),
                 clients::reason.eq(None::<String>),
-                clients::state_at.eq(Some(at)),
+                clients::state_at.eq(None::<Stamp>),
             ))
             .execute(c)
             .await?;

@@ -54,6 +54,10 @@ pub(crate) async fn state_is_noted_once_and_for_its_revision<B: Backend>() {
     let stored = clients.by_name("forge").await.unwrap().unwrap();
     assert_eq!((stored.state.as_str(), stored.reason.as_deref(), stored.operations), ("degraded", Some("gone"), 0));
     assert_eq!((stored.state_at, stored.revision), (Some(at(7)), 1));
+    // Of what it has become nobody knows yet how it fares.
+    clients.update("forge", ClientChange::default(), at(8), audit("a", "b"), event("e")).await.unwrap();
+    let changed = clients.by_name("forge").await.unwrap().unwrap();
+    assert_eq!((changed.state.as_str(), changed.reason, changed.state_at), ("pending", None, None));
 }
 
 pub(crate) async fn secrets_are_replaced_and_go_with_their_client<B: Backend>() {

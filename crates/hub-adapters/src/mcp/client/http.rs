@@ -85,8 +85,8 @@ impl Http {
         self.state.too_long.lock().unwrap_or_else(PoisonError::into_inner).remove(id)
     }
 
-    /// Looks after the server until it is gone; answers why. What is told meanwhile is whether it answers: one that does
-    /// not may be busy.
+    /// Looks after the server until it is gone; answers why. Tells meanwhile whether it answers: one that does not may
+    /// be busy.
     pub(super) async fn gone(&self, every: Duration, told: impl Fn(Option<String>)) -> String {
         let patience = every.min(PATIENCE);
         let mut failed = false;
@@ -169,8 +169,11 @@ impl Http {
                 Ok(_) => false,
             };
         // Told apart by a request that is surely none to be refused.
-        if doubtful && matches!(self.look().await, Err(HttpError::SessionExpired)) {
-            return Err(HttpError::SessionExpired);
+        if doubtful {
+            let look = tokio::time::timeout(PATIENCE, self.look()).await;
+            if matches!(look, Ok(Err(HttpError::SessionExpired))) {
+                return Err(HttpError::SessionExpired);
+            }
         }
         match answer? {
             Answer::Accepted => Err(unexpected(SILENT)),

@@ -278,7 +278,7 @@ impl Linker {
         let lost = tokio::select! {
             () = stop.cancelled() => None,
             _ = &mut ended => Some(child.as_ref().map_or("it ended", |_| child::MUTE).to_owned()),
-            why = shared.lost(self.options.look_every, told) => Some(why),
+            why = shared.lost(self.options.look_every, told) => Some(self.clean(&why)),
             never = self.follow(&shared, told) => match never {},
         };
         // Who calls from now on waits for the next connection.
@@ -332,8 +332,13 @@ impl Linker {
         }
     }
 
+    /// Some servers say back what they were sent.
+    fn clean(&self, text: &str) -> String {
+        self.scrubber.text(text).unwrap_or_else(|| text.to_owned())
+    }
+
     fn handshake(&self, reason: &str) -> McpError {
-        let reason = reason.chars().take(500).collect();
+        let reason = self.clean(reason).chars().take(500).collect();
         McpError::Handshake { name: self.options.name.clone(), reason }
     }
 }
