@@ -18,6 +18,9 @@ use tokio::task::JoinSet;
 /// What a server says to a request, status line and headers included; `None` is silence.
 type Said = Option<String>;
 
+/// What it says to a request with this id.
+type Says = fn(&Value) -> Said;
+
 fn said(status: &str, kind: &str, body: &str) -> Said {
     let (kind, length) =
         (if kind.is_empty() { String::new() } else { format!("content-type: {kind}\r\n") }, body.len());
@@ -38,11 +41,11 @@ struct Script {
     /// Names its sessions, of which it knows one.
     life: AtomicUsize,
     /// Says what it says to a request with a session that it does not know; its id is given.
-    unknown: Mutex<Option<fn(&Value) -> Said>>,
+    unknown: Mutex<Option<Says>>,
     /// Says what it says to a beginning; its id is given.
-    begun: Mutex<Option<fn(&Value) -> Said>>,
+    begun: Mutex<Option<Says>>,
     /// Says what it says to calls of tools; their id is given.
-    called: Mutex<Option<fn(&Value) -> Said>>,
+    called: Mutex<Option<Says>>,
     /// Whether it has the revision without sessions, and only that.
     newest: bool,
     /// Whether it keeps a stream open for messages of its own.
@@ -183,7 +186,7 @@ async fn until(client: &McpClient, wanted: impl FnMut(&Health) -> bool) -> Resul
 }
 
 /// The ways of servers to say that they do not know a session.
-const UNKNOWN: &[fn(&Value) -> Said] = &[
+const UNKNOWN: &[Says] = &[
     |_| as_json("404 Not Found", &refusal(&Value::Null, "Session not found")),
     |_| as_json("404 Not Found", &refusal(&json!("server-error"), "Session not found")),
     |_| said("404 Not Found", "text/plain", "no such session"),
@@ -217,7 +220,7 @@ async fn a_server_that_has_forgotten_the_session_gets_a_new_one_and_the_call_onc
 #[tokio::test]
 async fn a_request_that_is_taken_and_not_answered_fails_at_once() -> Result<()> {
     for (unknown, words) in [
-        ((|_| said("202 Accepted", "", "")) as fn(&Value) -> Said, "does not answer"),
+        ((|_| said("202 Accepted", "", "")) as Says, "does not answer"),
         (|_| said("200 OK", "", ""), "answers nothing"),
         (|_| said("200 OK", "application/json", ""), "empty"),
         (|_| said("200 OK", "text/html", "<p>Welcome</p>"), "text/html"),
@@ -251,7 +254,7 @@ async fn answers_that_are_none_cost_their_calls_only() -> Result<()> {
     let client = connect(&server).await?;
     for (called, code, words) in [
         (
-            (|id| as_json("200 OK", &refusal(id, "no session with the browser"))) as fn(&Value) -> Said,
+            (|id| as_json("200 OK", &refusal(id, "no session with the browser"))) as Says,
             ErrorCode::ExecutionError,
             "the browser",
         ),
@@ -294,7 +297,7 @@ fn events(body: &str) -> Said {
 
 #[tokio::test]
 async fn streams_that_end_without_an_answer_cost_their_calls_only() -> Result<()> {
-    const CALLS: &[(fn(&Value) -> Said, ErrorCode, &str)] = &[
+    const CALLS: &[(Says, ErrorCode, &str)] = &[
         (|_| events(": nothing\n\n"), ErrorCode::SpokeDisconnected, ""),
         (|_| events("data: nonsense\n\n"), ErrorCode::SpokeDisconnected, ""),
         (|_| events(&format!("data: {}\n\n", refusal(&Value::Null, "x"))), ErrorCode::SpokeDisconnected, ""),
@@ -343,6 +346,15 @@ async fn a_stream_without_an_end_is_given_up() -> Result<()> {
 
 #[tokio::test]
 async fn a_beginning_that_is_none_is_told() -> Result<()> {
+    const BEGINNINGS: &[(Says, &str)] = &[
+        (|_| said("200 OK", "text/html", "<p>Welcome</p>"), "it answers text/html, which is not MCP"),
+        (|_| said("200 OK", "application/json", "{}"), "could not parse"),
+        (|_| said("202 Accepted", "", ""), "does not answer"),
+        (|_| said("401 Unauthorized\r\nwww-authenticate: Bearer", "", ""), "another bearer token (HTTP 401)"),
+        (|_| said("503 Busy", "text/plain", "later"), "HTTP 503"),
+        (|_| said("404 Not Found", "text/plain", "no page"), "HTTP 404"),
+        (|_| events("data: {}\n\n"), ""),
+    ];
     let nothing = Server::start(0, &Arc::default()).await?;
     let (url, port) = (nothing.url.clone(), nothing.port);
     drop(nothing);
@@ -353,15 +365,6 @@ async fn a_beginning_that_is_none_is_told() -> Result<()> {
     };
     let error = told(&url).await?;
     ensure!(error.contains(&format!("connection refused by 127.0.0.1:{port}: ")), "{error}");
-    const BEGINNINGS: &[(fn(&Value) -> Said, &str)] = &[
-        (|_| said("200 OK", "text/html", "<p>Welcome</p>"), "it answers text/html, which is not MCP"),
-        (|_| said("200 OK", "application/json", "{}"), "could not parse"),
-        (|_| said("202 Accepted", "", ""), "does not answer"),
-        (|_| said("401 Unauthorized\r\nwww-authenticate: Bearer", "", ""), "another bearer token (HTTP 401)"),
-        (|_| said("503 Busy", "text/plain", "later"), "HTTP 503"),
-        (|_| said("404 Not Found", "text/plain", "no page"), "HTTP 404"),
-        (|_| events("data: {}\n\n"), ""),
-    ];
     for (begun, words) in BEGINNINGS {
         let script = Arc::new(Script::default());
         *script.begun.lock().unwrap() = Some(*begun);

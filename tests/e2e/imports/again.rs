@@ -50,9 +50,12 @@ async fn a_server_over_http_that_was_restarted_answers_the_next_call() -> Result
     }
     // Nobody calls, and it is noticed.
     server.kill().await?;
-    let away = becomes(&client, "all", "degraded").await?;
-    let reason = away["reason"].as_str().context("a reason")?;
-    ensure!(reason.contains(&format!("connection refused by 127.0.0.1:{port}")), "{reason}");
+    eventually("it is told of", async || {
+        let away = becomes(&client, "all", "degraded").await?;
+        let reason = away["reason"].as_str().context("a reason")?;
+        Ok(reason.contains(&format!("connection refused by 127.0.0.1:{port}")).then_some(()))
+    })
+    .await?;
     let _server = everything(&node, hub.folder(), port).await?;
     ensure!(becomes(&client, "all", "ready").await?["reason"].is_null());
     ensure!(sum(&client, "all").await?);

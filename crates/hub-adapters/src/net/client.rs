@@ -98,7 +98,11 @@ pub fn cause(error: &reqwest::Error) -> String {
             format!("connection refused by {place}: does a server run there?")
         }
         Some(kind) => format!("{kind} ({place})"),
-        None => format!("the HTTP exchange with {place} failed"),
+        // The first of the chain holds the URL.
+        None => chain(error)
+            .skip(1)
+            .last()
+            .map_or_else(|| format!("the HTTP exchange with {place} failed"), |last| format!("{last} ({place})")),
     }
 }
 
