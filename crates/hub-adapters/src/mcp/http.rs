@@ -82,8 +82,13 @@ impl<H: Host> HttpFace<H> {
         let mut manager = LocalSessionManager::default();
         manager.session_config = session;
         let sessions = Arc::new(manager);
-        let (replay, running) = (Arc::new(Replay::default()), settings.running.clone());
-        let manager = Resumable { sessions: Arc::clone(&sessions), replay: Arc::clone(&replay), running };
+        let replay = Arc::new(Replay::default());
+        let manager = Resumable {
+            sessions: Arc::clone(&sessions),
+            replay: Arc::clone(&replay),
+            running: settings.running.clone(),
+            stop: settings.stop.clone(),
+        };
         let config = StreamableHttpServerConfig::default()
             .disable_allowed_hosts()
             .disable_allowed_origins()

@@ -7,6 +7,7 @@ use rmcp::model::{ClientJsonRpcMessage, GetExtensions, ServerJsonRpcMessage};
 use rmcp::transport::common::server_side_http::{ServerSseMessage, SessionId};
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::{LocalSessionManager, LocalSessionManagerError};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::replay::{Replay, Stream};
@@ -16,6 +17,7 @@ pub(super) struct Resumable {
     pub(super) sessions: Arc<LocalSessionManager>,
     pub(super) replay: Arc<Replay>,
     pub(super) running: TaskTracker,
+    pub(super) stop: CancellationToken,
 }
 
 /// The one stream of a batch, among the extensions of its requests.
@@ -65,10 +67,14 @@ impl SessionManager for Resumable {
         let stream = self.stream(id, &message);
         let events = stream.read();
         let mut told = Box::pin(self.sessions.create_stream(id, message).await?);
+        let stop = self.stop.clone();
         self.running.spawn(async move {
-            while let Some(event) = told.next().await {
-                stream.tell(event);
-            }
+            let telling = async {
+                while let Some(event) = told.next().await {
+                    stream.tell(event);
+                }
+            };
+            stop.run_until_cancelled(telling).await
         });
         Ok(events)
     }
