@@ -76,7 +76,7 @@ impl Load {
                 });
             }
             let (name, scopes) = (token.clone(), vec!["fs:read".to_owned()]);
-            let key = CreateKey { name, scopes, resources: None, expires_at: None, account: None };
+            let key = CreateKey { name, scopes, ..CreateKey::default() };
             if let Ok(created) = client.call(&key).await {
                 self.note(|acked| {
                     acked.keys.insert(token.clone(), created.secret);

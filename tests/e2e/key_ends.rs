@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 async fn key(admin: &Client, expires_at: Option<u64>) -> Result<CreatedKey> {
     let scopes = vec!["*".to_owned()];
-    Ok(admin.call(&CreateKey { name: "ends".into(), scopes, resources: None, expires_at, account: None }).await?)
+    Ok(admin.call(&CreateKey { name: "ends".into(), scopes, expires_at, ..CreateKey::default() }).await?)
 }
 
 /// A stream of events, one of a spoke's operation, and a running call, all over HTTP.

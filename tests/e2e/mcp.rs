@@ -3,6 +3,7 @@
 
 mod clients;
 mod conformance;
+mod own;
 mod resume;
 mod servers;
 pub(crate) mod tasks;

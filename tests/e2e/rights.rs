@@ -52,8 +52,7 @@ fn create(scopes: &[&str], resources: Value) -> CreateKey {
         name: "made".into(),
         scopes: scopes.iter().map(|s| (*s).to_owned()).collect(),
         resources: serde_json::from_value(resources).unwrap(),
-        expires_at: None,
-        account: None,
+        ..CreateKey::default()
     }
 }
 

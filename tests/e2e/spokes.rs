@@ -167,7 +167,7 @@ async fn a_rotated_key_keeps_the_name_of_its_spoke() -> Result<()> {
     let hub = TestHub::start().await?;
     let client = hub.client().await?;
     let (name, scopes) = ("host".to_owned(), vec!["spoke".to_owned()]);
-    let made = client.call(&CreateKey { name, scopes, resources: None, expires_at: None, account: None }).await?;
+    let made = client.call(&CreateKey { name, scopes, ..CreateKey::default() }).await?;
     let build = |key: &str, at: u64| saying(Spoke::builder(&hub.url(), key, "s").started_at_ms(at), "echo.run", "x");
     let mut old = build(&made.secret, 1).build()?.start().await?;
     let new = client.call(&RotateKey { id: made.key.id, overlap_ms: Some(60_000) }).await?;

@@ -75,7 +75,7 @@ pub(crate) async fn serve(hub: &Hub, callees: &mut JoinSet<Result<()>>) -> Resul
 pub(crate) async fn caller_key(hub: &Hub) -> Result<String> {
     let admin = Client::connect(&hub.url(), &hub.admin_key).await?;
     let scopes = vec![callee::SCOPE.to_owned()];
-    let params = CreateKey { name: "bench".into(), scopes, resources: None, expires_at: None, account: None };
+    let params = CreateKey { name: "bench".into(), scopes, ..CreateKey::default() };
     Ok(admin.call(&params).await?.secret)
 }
 

@@ -35,7 +35,7 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Section> {
     }
     let admin = Client::connect(&hub.url(), &hub.admin_key).await?;
     let key = async |name: &str, scopes: Vec<String>| -> Result<String> {
-        let params = CreateKey { name: name.into(), scopes, resources: None, expires_at: None, account: None };
+        let params = CreateKey { name: name.into(), scopes, ..CreateKey::default() };
         Ok(admin.call(&params).await?.secret)
     };
     let (all, none) = (key("all", vec![SCOPE.to_owned()]).await?, key("none", Vec::new()).await?);

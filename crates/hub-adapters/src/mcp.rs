@@ -19,6 +19,6 @@ mod stdio;
 
 pub use client::{Health, Inherit, McpClient, McpError, McpOptions, McpTarget, StderrTo, register};
 pub use face::Face;
-pub use host::{Host, HostAnswer, HostCall};
+pub use host::{Host, HostAnswer, HostCall, HostTool};
 pub use http::{HttpFace, HttpFaceSettings, Owner};
 pub use stdio::serve_stdio;

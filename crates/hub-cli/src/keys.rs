@@ -36,10 +36,12 @@ Examples:
   hub keys create laptop --scope spoke --expires 90d --out laptop.key
   hub keys create ci --scope 'dev:*' --scope calls:read
   hub keys create bot --resource 'project:42=read,write'
+  hub keys create editor --scope 'dev:*' --tool 'dev.*.fs.**'
 
 The key alone goes to standard output, so `hub keys create ci --scope spoke > ci.key` works as well; --out makes the
 file readable by you alone. A key can't grant what its maker lacks. `hub ops schema OPERATION` says which scope an
-operation needs; `*` is everything, `area:*` everything that begins with `area:`.")]
+operation needs; `*` is everything, `area:*` everything that begins with `area:`. In a PATTERN of --tool `*` is one
+segment of an operation's id and `**` the rest.")]
     Create(CreateArgs),
     /// Replace a key by a new one with the same rights; the old one works for a while.
     #[command(after_help = "\
@@ -75,6 +77,10 @@ pub(crate) struct CreateArgs {
     /// Account that owns it. Default: your own.
     #[arg(long, value_name = "NAME")]
     account: Option<String>,
+    /// An operation that is a tool of its own in its holder's MCP hosts, such as dev.*.fs.read; several times for
+    /// several.
+    #[arg(long, value_name = "PATTERN")]
+    tool: Vec<String>,
     /// Write the key to this new file, readable by you alone, instead of printing it.
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -148,6 +154,7 @@ async fn create(out: Out, hub: &Hub, args: CreateArgs) -> Result<()> {
         resources: (!resources.is_empty()).then_some(resources),
         expires_at: args.expires.map(|at| at.0),
         account: args.account,
+        tools: args.tool,
     };
     let created = discard_on_failure(hub.call(&params).await, args.out.as_deref())?;
     if params.scopes.is_empty() && params.resources.is_none() && !out.json {

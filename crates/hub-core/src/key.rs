@@ -109,6 +109,9 @@ pub struct KeyInfo {
     pub account_id: AccountId,
     /// Owner's name.
     pub account: String,
+    /// Patterns of the operations that are tools of their own for the holder.
+    #[serde(default)]
+    pub tools: Vec<String>,
     /// Known where the key was checked, which is where what uses it is ended.
     #[serde(skip)]
     life: Arc<Life>,
@@ -161,6 +164,7 @@ impl Principal {
             name: row.name.clone(),
             account_id: row.account_id,
             account: row.account.clone(),
+            tools: row.tools.clone(),
             life,
         };
         Self { identity: Arc::new(identity), key: Some(Arc::new(key)) }

@@ -49,6 +49,7 @@ mod session;
 mod sessions;
 mod spokes;
 mod tasks;
+mod tools;
 mod topics;
 mod vault;
 
@@ -62,4 +63,5 @@ pub use keyring::{Keyring, KeyringError, KeyringSource};
 pub use ops::catalogue;
 pub use router::{Called, Caller, Leash};
 pub use session::Session;
+pub use tools::Tool;
 pub use vault::{OpenedClient, agreed};

@@ -24,13 +24,6 @@ impl Hub {
         specs
     }
 
-    /// As [`Hub::callable`], of those that ask to be tools of their own in MCP hosts (`_meta.mcp.tool`).
-    #[must_use]
-    pub fn tools(&self, principal: &Principal) -> Vec<OperationSpec> {
-        let asks = |spec: &OperationSpec| spec.meta.as_ref()?.get("mcp")?.get("tool")?.as_bool();
-        self.callable(principal, |spec| asks(spec) == Some(true))
-    }
-
     /// What kind of operation an id names, if `principal` may see it.
     #[must_use]
     pub fn kind_of(&self, principal: &Principal, operation_id: &str) -> Option<OperationType> {

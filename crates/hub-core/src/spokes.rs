@@ -15,7 +15,7 @@ use crate::directory::{Offer, SpokeConnection, SpokeFacts, order_of};
 use crate::error::{chain, put_off};
 use crate::hub::Hub;
 use crate::session::Session;
-use crate::{CoreError, ops, redact};
+use crate::{CoreError, ops, redact, tools};
 
 /// Operations that one spoke may offer.
 const MAX_OPERATIONS: usize = 2_000;
@@ -279,7 +279,7 @@ impl Hub {
             let known = version.and_then(|v| self.directory().definition(&id, &v)).filter(|d| *d.spec() == spec);
             let definition = match known {
                 Some(known) => known,
-                None => Arc::new(Definition::new(spec).map_err(|e| CoreError::Invalid(chain(&e)))?),
+                None => checked(spec)?,
             };
             offers.push(Offer { definition, local: local.into() });
         }
@@ -325,10 +325,22 @@ fn check_name(member: &str, name: &str) -> Result<(), CoreError> {
     if fits { Ok(()) } else { Err(CoreError::Invalid(format!("{member} must be 1 to 64 of A-Z a-z 0-9 _ -"))) }
 }
 
+fn checked(spec: OperationSpec) -> Result<Arc<Definition>, CoreError> {
+    let definition = Definition::new(spec).map_err(|e| CoreError::Invalid(chain(&e)))?;
+    if tools::asks(definition.spec()) && !definition.input().takes_objects() {
+        tracing::warn!(
+            operation = definition.id(),
+            "asks to be an MCP tool and is none: no object fits its inputSchema"
+        );
+    }
+    Ok(Arc::new(definition))
+}
+
 fn facts(params: &RegisterSpoke, stored: &SpokeRow) -> SpokeFacts {
     SpokeFacts {
         id: stored.id,
         name: params.name.clone(),
+        owner: stored.owner.clone(),
         connection: stored.connection_id,
         instance: params.instance_id,
         started_at: params.started_at,

@@ -1,5 +1,6 @@
 mod graph;
 mod message;
+mod objects;
 mod shape;
 
 use hub_protocol::{Json, Violation};
@@ -22,6 +23,7 @@ pub struct Schema {
     validator: Option<Validator>,
     /// `None` when it need not be followed.
     graph: Option<Graph>,
+    takes_objects: bool,
 }
 
 /// A schema that does not compile.
@@ -37,7 +39,7 @@ impl Schema {
     pub fn compile(schema: &Value) -> Result<Self, SchemaError> {
         let anything = schema.as_bool() == Some(true) || schema.as_object().is_some_and(serde_json::Map::is_empty);
         if anything {
-            return Ok(Self { validator: None, graph: None });
+            return Ok(Self { validator: None, graph: None, takes_objects: true });
         }
         let (shape, parts) = shape::check(schema)?;
         let validator = jsonschema::options()
@@ -46,13 +48,20 @@ impl Schema {
             .with_pattern_options(PatternOptions::regex())
             .build(schema)
             .map_err(|e| SchemaError(e.masked().to_string()))?;
-        Ok(Self { validator: Some(validator), graph: Graph::of(&shape, schema, &parts) })
+        let graph = Graph::of(&shape, schema, &parts);
+        Ok(Self { validator: Some(validator), graph, takes_objects: objects::may_fit(schema, schema) })
     }
 
     /// Whether every value fits and nothing is secret.
     #[must_use]
     pub fn is_trivial(&self) -> bool {
         self.validator.is_none()
+    }
+
+    /// Whether an object may fit, as far as types and listed values tell.
+    #[must_use]
+    pub fn takes_objects(&self) -> bool {
+        self.takes_objects
     }
 
     /// Checks a value. Messages name the rule, never the offending value: it may be a secret.

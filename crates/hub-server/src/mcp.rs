@@ -9,10 +9,10 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
 use http::{HeaderValue, header};
 use http_body_util::{BodyExt, Full};
-use hub_adapters::mcp::{Host, HostAnswer, HostCall, HttpFace, HttpFaceSettings, Owner};
-use hub_core::{Called, Caller, Hub, Leash, Principal};
+use hub_adapters::mcp::{Host, HostAnswer, HostCall, HostTool, HttpFace, HttpFaceSettings, Owner};
+use hub_core::{Called, Caller, Hub, Leash, Principal, Tool};
 use hub_operations::{Answer, Items, now_ms};
-use hub_protocol::{CallError, CallRequested, ErrorCode, OperationSpec, OperationType};
+use hub_protocol::{CallError, CallRequested, ErrorCode, OperationType};
 use serde_json::json;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -52,8 +52,9 @@ impl Host for HubHost {
         .boxed()
     }
 
-    fn tools(&self) -> BoxFuture<'static, Vec<OperationSpec>> {
-        std::future::ready(self.hub.tools(&self.principal)).boxed()
+    fn tools(&self) -> BoxFuture<'static, Vec<HostTool>> {
+        let of = |tool: Tool| HostTool { name: tool.name, spec: tool.definition.spec().clone() };
+        std::future::ready(self.hub.tools(&self.principal).into_iter().map(of).collect()).boxed()
     }
 
     fn tools_changed(&self) -> Option<watch::Receiver<u64>> {

@@ -29,6 +29,8 @@ pub struct KeyRow {
     pub scopes: Vec<String>,
     /// Actions per resource.
     pub resources: Option<BTreeMap<String, Vec<String>>>,
+    /// Patterns of the operations that are tools of their own for its holder.
+    pub tools: Vec<String>,
     /// When it was made.
     pub created_at: Stamp,
     /// When it stops working.
@@ -147,6 +149,8 @@ pub(crate) struct Stored {
     pub(crate) scopes: Json,
     #[diesel(serialize_as = BindDoc)]
     pub(crate) resources: Option<Json>,
+    #[diesel(serialize_as = BindDoc)]
+    pub(crate) tools: Json,
     pub(crate) created_at: Stamp,
     pub(crate) expires_at: Option<Stamp>,
     pub(crate) revoked_at: Option<Stamp>,
@@ -160,6 +164,7 @@ impl Stored {
         Ok(Self {
             scopes: encoded(&key.scopes)?,
             resources: key.resources.as_ref().map(encoded).transpose()?,
+            tools: encoded(&key.tools)?,
             id: key.id,
             public_id: key.public_id,
             hash: key.hash,
@@ -178,6 +183,7 @@ impl Stored {
         Ok(KeyRow {
             scopes: decoded(&self.scopes)?,
             resources: self.resources.as_ref().map(decoded).transpose()?,
+            tools: decoded(&self.tools)?,
             account,
             id: self.id,
             public_id: self.public_id,

@@ -25,6 +25,7 @@ diesel::table! {
         name -> Text,
         scopes -> Doc,
         resources -> Nullable<Doc>,
+        tools -> Doc,
         created_at -> Micros,
         expires_at -> Nullable<Micros>,
         revoked_at -> Nullable<Micros>,

@@ -90,9 +90,7 @@ impl TestHub {
         let params = CreateKey {
             name: "test".into(),
             scopes: scopes.iter().map(|s| (*s).to_owned()).collect(),
-            resources: None,
-            expires_at: None,
-            account: None,
+            ..CreateKey::default()
         };
         Ok(self.hub().invoke(&hub_core::Principal::root(), &params).await?.secret)
     }

@@ -17,6 +17,7 @@ CREATE TABLE api_keys (
     name text COLLATE "C" NOT NULL,
     scopes text NOT NULL,
     resources text,
+    tools text NOT NULL,
     created_at timestamptz NOT NULL,
     expires_at timestamptz,
     revoked_at timestamptz,

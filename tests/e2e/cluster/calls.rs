@@ -275,8 +275,7 @@ async fn draining_revoking_and_attaching_reach_the_other_hub() -> Result<()> {
     }
     drop((attached, ticks));
     // A key that is revoked at one hub opens no door of the other.
-    let params =
-        CreateKey { name: "short".into(), scopes: vec!["*".into()], resources: None, expires_at: None, account: None };
+    let params = CreateKey { name: "short".into(), scopes: vec!["*".into()], ..CreateKey::default() };
     let key = here.call(&params).await?;
     let guest = Client::connect(&bed.url(1), &key.secret).await?;
     guest.call_raw("hub.whoami", json!({})).await?;

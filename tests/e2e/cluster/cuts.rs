@@ -294,9 +294,7 @@ async fn what_has_run_while_the_store_went_away_is_told_as_it_is() -> Result<()>
     let _worker = bed.spoke(0, "worker").mutation("work.slow", "Takes a second.", slow).build()?.start().await?;
     let client = bed.client(0).await?;
     // A key that the hub has not seen yet.
-    let made = client
-        .call(&CreateKey { name: "new".into(), scopes: vec![], resources: None, expires_at: None, account: None })
-        .await?;
+    let made = client.call(&CreateKey { name: "new".into(), scopes: vec![], ..CreateKey::default() }).await?;
     let asked = Instant::now();
     let calls = [None, Some("k")].map(|key| {
         let request = client.request("work.slow").input(json!({})).deadline(Duration::from_secs(20));

@@ -1,5 +1,7 @@
 //! The official clients, in the newest revision that each of them speaks and in the one before.
 
+mod odd;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,10 +35,7 @@ async fn serves(tool: Option<Tool>, program: &str, mode: &str, version: &str) ->
         async move { Ok::<_, CallError>(stream::iter(0..to).then(item)) }
     });
     let _steps = steps.build()?.start().await?;
-    let script = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/mcp")).join(program);
-    let mut command = tool.command(hub.folder());
-    command.env("HUB_KEY", hub.new_key(&[]).await?).arg(script).args([&format!("{}/mcp", hub.url()), mode]);
-    let mut host = Program::start(&mut command)?;
+    let mut host = start(&tool, &hub, &[program, mode]).await?;
     ensure!(says(&mut host).await? == json!({ "version": version }));
     ensure!(says(&mut host).await? == json!({ "tools": ["call", "list", "schema", "search"] }));
     ensure!(says(&mut host).await? == json!(3));
@@ -57,6 +56,14 @@ async fn serves(tool: Option<Tool>, program: &str, mode: &str, version: &str) ->
     ensure!(says(&mut host).await? == json!(7));
     ensure!(host.child.wait().await?.success());
     Ok(())
+}
+
+/// A program in `tests/e2e/mcp/`, connected with a key without scopes.
+async fn start(tool: &Tool, hub: &TestHub, words: &[&str]) -> Result<Program> {
+    let script = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/mcp")).join(words[0]);
+    let mut command = tool.command(hub.folder());
+    command.env("HUB_KEY", hub.new_key(&[]).await?).arg(script).arg(format!("{}/mcp", hub.url())).args(&words[1..]);
+    Program::start(&mut command)
 }
 
 async fn says(host: &mut Program) -> Result<Value> {

@@ -177,7 +177,7 @@ async fn a_task_ends_with_its_key() -> Result<()> {
     let _spoke = spoke(&hub).await?;
     let (_slow, _gate) = slow(&hub).await?;
     let admin = hub.client().await?;
-    let key = CreateKey { name: "ends".into(), scopes: vec![], resources: None, expires_at: None, account: None };
+    let key = CreateKey { name: "ends".into(), scopes: vec![], ..CreateKey::default() };
     let key = admin.call(&key).await?;
     let session = Session::begin(&hub, &key.secret, REVISION).await?;
     created(&session, "demo.parent").await?;

@@ -16,8 +16,9 @@ pub trait Host: Clone + Send + Sync + 'static {
     /// call has started.
     fn call(&self, call: HostCall) -> BoxFuture<'static, HostAnswer>;
 
-    /// The operations that ask to be tools of their own (`_meta.mcp.tool` is true) and that the caller may call now.
-    fn tools(&self) -> BoxFuture<'static, Vec<OperationSpec>> {
+    /// The operations that are tools of their own and that the caller may call now. None is called like one of
+    /// [`MCP_TOOLS`](hub_protocol::ops::hub::MCP_TOOLS), and each takes objects.
+    fn tools(&self) -> BoxFuture<'static, Vec<HostTool>> {
         std::future::ready(Vec::new()).boxed()
     }
 
@@ -25,6 +26,15 @@ pub trait Host: Clone + Send + Sync + 'static {
     fn tools_changed(&self) -> Option<watch::Receiver<u64>> {
         None
     }
+}
+
+/// An operation that is a tool of its own.
+#[derive(Debug, Clone)]
+pub struct HostTool {
+    /// The tool's name; 1 to 64 of `A-Z a-z 0-9 _ -`.
+    pub name: String,
+    /// The operation.
+    pub spec: OperationSpec,
 }
 
 /// A call to make.

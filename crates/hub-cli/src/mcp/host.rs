@@ -6,10 +6,10 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{StreamExt, unfold};
-use hub_adapters::mcp::{Host, HostAnswer, HostCall};
+use hub_adapters::mcp::{Host, HostAnswer, HostCall, HostTool};
 use hub_operations::{Answer, Items, now_ms};
 use hub_protocol::ops::hub::{GetSchemas, WatchTools};
-use hub_protocol::{CallError, ErrorCode, OperationSpec, OperationType, ResponseEnvelope};
+use hub_protocol::{CallError, ErrorCode, OperationType, ResponseEnvelope};
 use hub_spoke::{Client, Request};
 use tokio::sync::watch;
 
@@ -122,9 +122,9 @@ impl ClientHost {
 }
 
 impl Host for ClientHost {
-    fn tools(&self) -> BoxFuture<'static, Vec<OperationSpec>> {
+    fn tools(&self) -> BoxFuture<'static, Vec<HostTool>> {
         let host = self.clone();
-        async move { host.tools.specs(&host.client).await }.boxed()
+        async move { host.tools.all(&host.client).await }.boxed()
     }
 
     fn tools_changed(&self) -> Option<watch::Receiver<u64>> {

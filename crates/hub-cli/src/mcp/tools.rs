@@ -3,6 +3,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use hub_adapters::mcp::HostTool;
 use hub_protocol::OperationSpec;
 use hub_protocol::ops::hub::{GetSchemas, ToolOperation};
 use hub_spoke::Client;
@@ -40,8 +41,8 @@ impl Tools {
         self.changes.send_modify(|lists| *lists += 1);
     }
 
-    /// Their specs, in the order of the hub. What has gone meanwhile is left out; the hub is about to tell so.
-    pub(super) async fn specs(&self, client: &Client) -> Vec<OperationSpec> {
+    /// They with their specs, in the order of the hub. What has gone meanwhile is left out; the hub is about to tell so.
+    pub(super) async fn all(&self, client: &Client) -> Vec<HostTool> {
         let mut changes = self.changes.subscribe();
         drop(tokio::time::timeout(FIRST, changes.wait_for(|lists| *lists > 0)).await);
         let missing: Vec<String> = {
@@ -57,7 +58,11 @@ impl Tools {
         let read = read.await;
         let mut known = self.lock();
         known.specs.extend(read.into_iter().flatten());
-        known.operations.iter().filter_map(|operation| known.specs.get(&operation.id).cloned()).collect()
+        let tool = |operation: &ToolOperation| {
+            let spec = known.specs.get(&operation.id)?.clone();
+            Some(HostTool { name: operation.name.clone(), spec })
+        };
+        known.operations.iter().filter_map(tool).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {

@@ -153,6 +153,7 @@ fn facts(row: &SpokeRow) -> SpokeFacts {
     SpokeFacts {
         id: row.id,
         name: row.name.clone(),
+        owner: row.owner.clone(),
         connection: row.connection_id,
         instance: row.instance_id,
         started_at: row.started_at.millis(),

@@ -12,6 +12,8 @@ use uuid::Uuid;
 pub(crate) struct SpokeConnection {
     pub(crate) id: SpokeId,
     pub(crate) name: Arc<str>,
+    /// Principal that the name belongs to.
+    pub(crate) owner: Arc<str>,
     pub(crate) connection: ConnectionId,
     pub(crate) instance: Uuid,
     pub(crate) started_at: u64,
@@ -43,6 +45,8 @@ struct State {
 pub(crate) struct SpokeFacts {
     pub(crate) id: SpokeId,
     pub(crate) name: String,
+    /// Principal that the name belongs to.
+    pub(crate) owner: String,
     pub(crate) connection: ConnectionId,
     pub(crate) instance: Uuid,
     pub(crate) started_at: u64,
@@ -68,6 +72,7 @@ impl SpokeConnection {
             reported: AtomicU64::new(0),
             id: facts.id,
             name: facts.name.into(),
+            owner: facts.owner.into(),
             connection: facts.connection,
             instance: facts.instance,
             started_at: facts.started_at,

@@ -7,17 +7,17 @@ use hub_operations::{Definition, RegistryBuilder, Reply, access};
 use hub_protocol::ops::Operation;
 use hub_protocol::ops::hub::{
     CallOperation, CallerIdentity, DrainSpoke, DrainingSpoke, FoundOperations, GetSchemas, GetStatus, HeartbeatSeen,
-    HubStatus, ListOperations, ListSpokes, MAX_TOOLS, OperationItem, OperationPage, RegisterSpoke, RegisteredSpoke,
-    Schemas, SearchOperations, SpokeHeartbeat, SpokeItem, SpokeStatus, Spokes, ToolOperation, ToolOperations,
+    HubStatus, ListOperations, ListSpokes, OperationItem, OperationPage, RegisterSpoke, RegisteredSpoke, Schemas,
+    SearchOperations, SpokeHeartbeat, SpokeItem, SpokeStatus, Spokes, ToolOperation, ToolOperations,
     UnregisterOperations, UnregisteredOperations, UpdateOperations, UpdatedOperations, WatchTools, WhoAmI,
 };
 use hub_protocol::{AccessControl, CallError, CallId, CallRequested, Json, OperationSpec, SpokeId};
 use hub_storage::{RegistrationRow, SpokeRow, Stamp};
 
 use super::clients::actor;
-use crate::CoreError;
 use crate::ctx::Ctx;
 use crate::directory::{SpokeConnection, is_below, item_of};
+use crate::{CoreError, Tool};
 
 /// About as many bytes has a page of operations, so that it fits a message however it is escaped.
 const PAGE_BYTES: usize = 512 * 1024;
@@ -173,8 +173,7 @@ async fn tools(
     Ok(unfold((ctx, principal, changed, None), |(ctx, principal, mut changed, told)| async move {
         loop {
             changed.mark_unchanged();
-            let tools = ctx.hub().tools(&principal).into_iter().take(MAX_TOOLS);
-            let operations: Vec<_> = tools.map(|spec| ToolOperation { id: spec.id(), version: spec.version }).collect();
+            let operations: Vec<_> = ctx.hub().tools(&principal).iter().map(told_of).collect();
             if told.as_ref() != Some(&operations) {
                 let item = ToolOperations { operations: operations.clone() };
                 return Some((Ok(item), (ctx, principal, changed, Some(operations))));
@@ -183,6 +182,11 @@ async fn tools(
             tokio::time::sleep(SETTLE).await;
         }
     }))
+}
+
+fn told_of(tool: &Tool) -> ToolOperation {
+    let spec = tool.definition.spec();
+    ToolOperation { id: spec.id(), version: spec.version.clone(), name: tool.name.clone() }
 }
 
 /// Passes the callee's envelope on as it is. Runs in the caller's name: it gives nobody more rights.

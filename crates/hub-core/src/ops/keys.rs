@@ -10,6 +10,7 @@ use crate::ctx::Ctx;
 use crate::hub::FirstKey;
 use crate::key::NewKey;
 use crate::ops::audit;
+use crate::topics::Pattern;
 use crate::{CoreError, Principal, redact};
 
 /// How long a rotated key goes on working unless told otherwise, in milliseconds.
@@ -51,10 +52,13 @@ async fn create(ctx: Ctx, params: CreateKey) -> Result<CreatedKey, CallError> {
         name: redact::keys_in_text(&params.name).into_owned(),
         scopes: params.scopes,
         resources: params.resources,
+        tools: params.tools,
         expires_at: params.expires_at.map(Stamp::from_millis),
         ..new_row(&key, &account)
     };
-    let details = json!({ "name": row.name, "scopes": row.scopes, "resources": row.resources, "account": row.account });
+    let details = json!({
+        "name": row.name, "scopes": row.scopes, "resources": row.resources, "tools": row.tools, "account": row.account,
+    });
     let audit = audit::row(&actor(&ctx), "keys.create", &row.public_id, details);
     let event = event(&row, "created");
     let stored = ctx.hub().store().keys().insert(row.clone(), audit, event).await.map_err(CoreError::from)?;
@@ -128,6 +132,10 @@ fn check_form(params: &CreateKey) -> Result<(), CoreError> {
     let fits = |scope: &String| (1..=MAX_SCOPE).contains(&scope.len()) && scope.bytes().all(|b| b.is_ascii_graphic());
     if let Some(scope) = params.scopes.iter().find(|scope| !fits(scope)) {
         let message = format!("{scope:?} is no scope: 1 to {MAX_SCOPE} ASCII letters without blanks");
+        return Err(CoreError::Invalid(message));
+    }
+    if let Some(pattern) = params.tools.iter().find(|pattern| Pattern::parse(pattern).is_err()) {
+        let message = format!("{pattern:?} in `tools` is no pattern of ids: `*` is one whole segment, `**` the rest");
         return Err(CoreError::Invalid(message));
     }
     if params.expires_at.is_some_and(|at| at <= Stamp::now().millis()) {
@@ -223,6 +231,7 @@ fn new_row(key: &NewKey, account: &AccountRow) -> KeyRow {
         name: String::new(),
         scopes: Vec::new(),
         resources: None,
+        tools: Vec::new(),
         created_at: Stamp::now(),
         expires_at: None,
         revoked_at: None,
@@ -250,6 +259,7 @@ fn item(row: KeyRow) -> KeyItem {
         account: row.account,
         scopes: row.scopes,
         resources: row.resources,
+        tools: row.tools,
         created_at: row.created_at.millis(),
         expires_at: row.expires_at.map(Stamp::millis),
         revoked_at: row.revoked_at.map(Stamp::millis),

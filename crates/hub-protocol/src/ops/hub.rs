@@ -41,6 +41,9 @@ pub enum Policy {
 /// Most operations that are shown as tools of their own: each costs every MCP host that connects context.
 pub const MAX_TOOLS: usize = 64;
 
+/// The tools that every MCP host is shown: no operation's tool has one of their names.
+pub const MCP_TOOLS: [&str; 4] = ["list", "search", "schema", "call"];
+
 wire! {
     /// Offers operations on this connection. The first call of a spoke.
     pub struct RegisterSpoke {
@@ -370,7 +373,7 @@ wire! {
         /// Its last sign of life, in milliseconds since the epoch.
         last_heard_at: u64,
     }
-    /// Follows the operations that ask to be tools of their own (`_meta.mcp.tool`).
+    /// Follows the operations that are tools of their own: by `_meta.mcp.tool`, or by the `tools` of the caller's key.
     #[derive(Default)]
     pub struct WatchTools {}
     /// Those that the caller may call now.
@@ -378,13 +381,15 @@ wire! {
         /// At most [`MAX_TOOLS`], the hub's own first, each part by id.
         operations: Vec<ToolOperation>,
     }
-    /// An operation that asks to be a tool.
+    /// An operation that is a tool.
     #[derive(Eq)]
     pub struct ToolOperation {
         /// Its id.
         id: String,
         /// Version that is called.
         version: String,
+        /// The tool's name.
+        name: String,
     }
     /// Asks who the caller is.
     #[derive(Default)]
@@ -432,7 +437,7 @@ operation!(SearchOperations => FoundOperations, "hub.search", Query, [],
 operation!(GetSchemas => Schemas, "hub.schema", Query, [],
     "Get the full specification (input, output and error schemas) of operations.");
 operation!(WatchTools => ToolOperations, "hub.tools", Subscription, [],
-    "Follow the operations that ask to be tools of their own in MCP hosts: those you may call now, and again whenever that changes.");
+    "Follow the operations that are tools of their own in your MCP hosts: those you may call now, and again whenever that changes.");
 operation!(CallOperation => Json, "hub.call", Mutation, [],
     "Call any query or mutation by its id. The answer is that operation's own response.");
 operation!(ListSpokes => Spokes, "hub.spokes", Query, ["hub:read"],

@@ -7,6 +7,7 @@ use crate::KeyId;
 
 wire! {
     /// Makes a key.
+    #[derive(Default)]
     pub struct CreateKey {
         /// For people.
         #[schemars(length(min = 1, max = 100))]
@@ -23,6 +24,11 @@ wire! {
         /// Account that owns it; default the caller's own.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         account: Option<String>,
+        /// Operations that are tools of their own in its holder's MCP hosts, of those it may call: patterns of ids, in
+        /// which `*` is one segment and `**` the rest.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[schemars(length(max = 64))]
+        tools: Vec<String>,
     }
     /// A new key. The only time its text is shown.
     pub struct CreatedKey {
@@ -49,6 +55,9 @@ wire! {
         /// Actions per resource.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         resources: Option<BTreeMap<String, Vec<String>>>,
+        /// Patterns of the operations that are tools of their own for its holder.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        tools: Vec<String>,
         /// Since when.
         created_at: u64,
         /// Until when.

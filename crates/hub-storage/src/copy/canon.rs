@@ -112,8 +112,8 @@ macro_rules! rows {
 rows! {
     AccountRow { id name kind created_at }
     KeyStored {
-        id public_id hash principal account_id name scopes resources created_at expires_at revoked_at rotated_to
-        last_used_at
+        id public_id hash principal account_id name scopes resources tools created_at expires_at revoked_at
+        rotated_to last_used_at
     }
     AuditRow { id at actor key_id action target details }
     SpokeRow {

@@ -33,6 +33,7 @@ pub(crate) fn key(account: &AccountRow, name: &str, second: i64) -> KeyRow {
         name: name.into(),
         scopes: vec!["files:*".into(), "ключ".into()],
         resources: Some([("repo:*".to_owned(), vec!["read".to_owned()])].into()),
+        tools: vec!["files.*".into()],
         created_at: at(second),
         expires_at: None,
         revoked_at: None,

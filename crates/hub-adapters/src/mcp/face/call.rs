@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use hub_operations::{AbortSignal, Answer, Items};
@@ -93,12 +94,13 @@ impl Asking {
 }
 
 /// How the answer is packed.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Shape {
     /// The data is the result.
     Bare,
     /// `{ data, callId }`.
     Wrapped,
+    /// That of a tool of its own: its data as its `outputSchema` says, or else as [`Shape::Wrapped`].
+    Own(Option<Arc<JsonObject>>),
 }
 
 impl Asked {
@@ -126,7 +128,7 @@ impl Asked {
 
     /// A tool that is an operation of its own.
     pub(super) fn own(own: Own, arguments: Option<JsonObject>) -> Self {
-        let shape = if own.bare { Shape::Bare } else { Shape::Wrapped };
+        let shape = Shape::Own(own.tool.output_schema);
         Self::plain(&own.operation_id, arguments.unwrap_or_default(), shape)
     }
 
@@ -195,7 +197,11 @@ pub(super) async fn run<H: Host>(host: &H, asked: Asked, mut asking: Asking) -> 
     };
     let call_id = call_id.as_deref();
     let packed = match result {
-        Ok(Answer::One(envelope)) => result::answered(&envelope, call_id, shape == Shape::Bare),
+        Ok(Answer::One(envelope)) => match &shape {
+            Shape::Bare => result::answered(&envelope, call_id, true),
+            Shape::Wrapped | Shape::Own(None) => result::answered(&envelope, call_id, false),
+            Shape::Own(Some(schema)) => result::promised(&envelope, schema),
+        },
         Ok(Answer::Many(items)) => {
             let mut reading = Reading { got: Vec::new(), bytes: 0, max_items, until, patience };
             match reading.run(items, &asking, &abort).await {
@@ -211,7 +217,7 @@ pub(super) async fn run<H: Host>(host: &H, asked: Asked, mut asking: Asking) -> 
         }
     };
     let mut result = packed.unwrap_or_else(|error| result::failed(&error, call_id, None));
-    if shape == Shape::Bare && result.is_error == Some(true) {
+    if matches!(shape, Shape::Own(_)) && result.is_error == Some(true) {
         // Hosts hold it against the tool's `outputSchema`, and would show that misfit in place of the error.
         result.structured_content = None;
     }

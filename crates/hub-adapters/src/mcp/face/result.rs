@@ -1,5 +1,6 @@
+use hub_operations::Schema;
 use hub_protocol::{CallError, Json, ResponseEnvelope, ResponseMeta};
-use rmcp::model::{CallToolResult, ContentBlock};
+use rmcp::model::{CallToolResult, ContentBlock, JsonObject};
 use serde_json::{Value, json};
 
 /// What a stream gave.
@@ -11,6 +12,38 @@ pub(super) struct Collected {
 
 /// The answer of a query or mutation. `bare`: its data is the structured result, not a member of it.
 pub(super) fn answered(envelope: &Json, call_id: Option<&str>, bare: bool) -> Result<CallToolResult, CallError> {
+    let (content, data) = opened(envelope)?;
+    let structured = if bare && data.is_object() { data } else { with_id(json!({ "data": data }), call_id) };
+    let mut result = CallToolResult::success(content);
+    result.structured_content = Some(structured);
+    Ok(result)
+}
+
+/// The answer of a tool that has promised what its structured result is like. Clients raise when it is not, also when it
+/// is not there, but for results with `isError`: then it is content alone, which says so.
+pub(super) fn promised(envelope: &Json, schema: &JsonObject) -> Result<CallToolResult, CallError> {
+    let (mut content, data) = opened(envelope)?;
+    let Some(misfit) = misfit(schema, &data) else {
+        let mut result = CallToolResult::success(content);
+        result.structured_content = Some(data);
+        return Ok(result);
+    };
+    let note =
+        format!("The call succeeded, but its answer does not fit the tool's outputSchema: {misfit}. The answer:");
+    content.insert(0, ContentBlock::text(note));
+    Ok(CallToolResult::error(content))
+}
+
+/// Where a value breaks a schema. One that does not compile is broken by nothing.
+fn misfit(schema: &JsonObject, data: &Value) -> Option<String> {
+    let schema = Schema::compile(&Value::Object(schema.clone())).ok()?;
+    let violation = schema.check(&data.clone().into()).err()?.into_iter().next()?;
+    let place = if violation.path.is_empty() { "its root" } else { &violation.path };
+    Some(format!("{place}: {}", violation.message))
+}
+
+/// Content and data of a response.
+fn opened(envelope: &Json) -> Result<(Vec<ContentBlock>, Value), CallError> {
     let unreadable = |_| CallError::new(hub_protocol::ErrorCode::ExecutionError, "the response is not readable");
     let envelope: ResponseEnvelope = envelope.parse().map_err(unreadable)?;
     let data: Value = envelope.data.parse().map_err(unreadable)?;
@@ -19,10 +52,7 @@ pub(super) fn answered(envelope: &Json, call_id: Option<&str>, bare: bool) -> Re
         ResponseMeta::Mcp { content, .. } if !content.is_empty() => blocks(content, &data),
         _ => vec![text(&data)],
     };
-    let structured = if bare && data.is_object() { data } else { with_id(json!({ "data": data }), call_id) };
-    let mut result = CallToolResult::success(content);
-    result.structured_content = Some(structured);
-    Ok(result)
+    Ok((content, data))
 }
 
 /// What a stream gave, as far as it was read.

@@ -17,14 +17,14 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{Notify, watch};
 
 use super::*;
-use crate::mcp::host::HostAnswer;
+use crate::mcp::host::{HostAnswer, HostTool};
 use crate::mcp::stdio::serve;
 
 /// A hub of a few operations.
 #[derive(Clone, Default)]
 struct Fake {
     aborts: Arc<Mutex<Vec<AbortSignal>>>,
-    tools: Arc<Mutex<Vec<OperationSpec>>>,
+    tools: Arc<Mutex<Vec<HostTool>>>,
     changes: Arc<watch::Sender<u64>>,
 }
 
@@ -68,7 +68,7 @@ impl Host for Fake {
         .boxed()
     }
 
-    fn tools(&self) -> BoxFuture<'static, Vec<OperationSpec>> {
+    fn tools(&self) -> BoxFuture<'static, Vec<HostTool>> {
         std::future::ready(self.tools.lock().unwrap().clone()).boxed()
     }
 
@@ -106,13 +106,14 @@ async fn call(client: &RunningService<RoleClient, Watcher>, tool: &'static str, 
     client.call_tool(CallToolRequestParams::new(tool).with_arguments(arguments)).await.unwrap()
 }
 
-fn own_tool(id: &str) -> OperationSpec {
+fn own_tool(id: &str, output: &Value) -> HostTool {
     let spec = json!({
         "namespace": "", "name": "", "version": "1.0.0", "type": "query", "description": "d",
-        "inputSchema": { "type": "object" }, "outputSchema": { "type": "object" },
+        "inputSchema": { "type": "object" }, "outputSchema": output,
         "accessControl": { "requiredScopes": [] }, "_meta": { "mcp": { "tool": true } },
     });
-    serde_json::from_value::<OperationSpec>(spec).unwrap().with_id(id)
+    let spec = serde_json::from_value::<OperationSpec>(spec).unwrap().with_id(id);
+    HostTool { name: id.replace('.', "_"), spec }
 }
 
 #[tokio::test]
@@ -198,7 +199,7 @@ async fn an_operation_can_be_a_tool_of_its_own() {
     while host.changes.receiver_count() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    host.tools.lock().unwrap().push(own_tool("a.echo"));
+    host.tools.lock().unwrap().push(own_tool("a.echo", &json!({ "type": "object" })));
     host.changes.send_modify(|n| *n += 1);
     tokio::time::timeout(Duration::from_secs(5), client.service().changed.notified()).await.unwrap();
     let tools = client.list_all_tools().await.unwrap();
@@ -207,7 +208,7 @@ async fn an_operation_can_be_a_tool_of_its_own() {
     assert_eq!(result.structured_content.unwrap(), json!({ "input": { "x": 1 }, "key": null }));
 }
 
-/// Its structured content would be held against the tool's own `outputSchema`.
+/// Its structured content would be held against the tool's own `outputSchema`, or be of another shape than a success's.
 #[tokio::test]
 async fn arguments_that_do_not_fit_are_named() {
     let client = connected(Fake::default()).await;
@@ -276,10 +277,31 @@ async fn lines_that_are_no_messages_are_answered() {
 #[tokio::test]
 async fn a_tool_of_its_own_that_fails_says_so_in_words_alone() {
     let host = Fake::default();
-    host.tools.lock().unwrap().push(own_tool("a.none"));
-    let result = call(&connected(host).await, "a_none", json!({})).await;
-    assert_eq!((result.is_error, result.structured_content), (Some(true), None));
-    assert!(serde_json::to_string(&result.content).unwrap().contains("OPERATION_NOT_FOUND"));
+    host.tools.lock().unwrap().push(own_tool("a.none", &json!({ "type": "object" })));
+    host.tools.lock().unwrap().push(own_tool("b.none", &json!(true)));
+    let client = connected(host).await;
+    for tool in ["a_none", "b_none"] {
+        let result = call(&client, tool, json!({})).await;
+        assert_eq!((result.is_error, result.structured_content), (Some(true), None));
+        assert!(serde_json::to_string(&result.content).unwrap().contains("OPERATION_NOT_FOUND"));
+    }
+}
+
+/// Clients raise on a structured result that breaks the tool's `outputSchema`, and on one that is missing.
+#[tokio::test]
+async fn an_answer_that_breaks_its_tool_s_promise_is_given_in_words() {
+    let host = Fake::default();
+    let input = |of: &str| json!({ "type": "object", "properties": { "input": { "type": of } } });
+    host.tools.lock().unwrap().push(own_tool("a.echo", &input("string")));
+    host.tools.lock().unwrap().push(own_tool("a.text", &json!({ "type": "object" })));
+    let client = connected(host).await;
+    for (tool, place, answer) in [("a_echo", "/input", r#""input":{"x":1}"#), ("a_text", "its root", "plain")] {
+        let result = call(&client, tool, json!({ "x": 1 })).await;
+        assert_eq!((result.is_error, result.structured_content), (Some(true), None));
+        let texts: Vec<&str> = result.content.iter().map(|block| block.as_text().unwrap().text.as_str()).collect();
+        assert!(texts[0].starts_with("The call succeeded") && texts[0].contains(place), "{texts:?}");
+        assert!(texts[1].contains(answer), "{texts:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,16 +1,17 @@
+mod schema;
+
 use std::sync::Arc;
 
-use hub_protocol::ops::hub::MAX_TOOLS;
-use hub_protocol::{OperationSpec, OperationType};
+use hub_protocol::OperationType;
 use rmcp::model::{JsonObject, Tool, ToolAnnotations};
 use serde_json::{Value, json};
 
-use crate::mcp::host::Host;
+use crate::mcp::host::{Host, HostTool};
 
 /// Longest description of such a tool, in characters.
 const MAX_DESCRIPTION: usize = 1_000;
 
-/// Longest tool name that all known hosts take.
+/// Characters that are shown of an argument's name.
 const MAX_NAME: usize = 64;
 
 /// The four tools, whatever operations there are.
@@ -120,8 +121,6 @@ pub(super) fn unknown_argument(tool: &str, arguments: &JsonObject) -> Option<Str
 pub(super) struct Own {
     pub(super) tool: Tool,
     pub(super) operation_id: String,
-    /// Whether the tool's structured result is the operation's data itself, not `{ data }`.
-    pub(super) bare: bool,
 }
 
 /// Which tools there are, for who asks for another one.
@@ -132,97 +131,54 @@ pub(super) fn unknown(name: &str, own: &[Own]) -> String {
     format!("unknown tool {name:?}: there are {}; operations are run by `call`", names.join(", "))
 }
 
-/// Operations as tools, under names that are unique and that every host takes.
-pub(super) fn own(specs: Vec<OperationSpec>) -> Vec<Own> {
-    let mut taken: Vec<String> = fixed().into_iter().map(|tool| tool.name.into_owned()).collect();
-    if specs.len() > MAX_TOOLS {
-        tracing::warn!(operations = specs.len(), shown = MAX_TOOLS, "too many operations ask to be MCP tools");
-    }
-    let tool = |spec: OperationSpec| {
-        let name = unique(&spec, &taken);
-        taken.push(name.clone());
-        of_spec(name, &spec)
-    };
-    specs.into_iter().take(MAX_TOOLS).map(tool).collect()
+/// Operations as tools that every host takes.
+pub(super) fn own(tools: Vec<HostTool>) -> Vec<Own> {
+    tools.into_iter().map(own_of).collect()
 }
 
 /// What tells one set of tools from another.
 pub(super) async fn names<H: Host>(host: &H) -> Vec<String> {
-    let of = |spec: OperationSpec| format!("{} {}", spec.id(), spec.version);
+    let of = |tool: HostTool| format!("{} {} {}", tool.name, tool.spec.id(), tool.spec.version);
     host.tools().await.into_iter().map(of).collect()
 }
 
-fn of_spec(name: String, spec: &OperationSpec) -> Own {
-    // A tool's input is an object, whatever else its schema says.
-    let input = match &spec.input_schema {
-        Value::Object(schema) => {
-            let mut schema = schema.clone();
-            schema.entry("type").or_insert_with(|| json!("object"));
-            schema
-        }
-        _ => JsonObject::from_iter([("type".to_owned(), json!("object"))]),
-    };
-    let output = spec.output_schema.as_object().filter(|schema| schema.get("type") == Some(&json!("object")));
-    let output = output.filter(|_| spec.kind != OperationType::Subscription);
+fn own_of(HostTool { name, spec }: HostTool) -> Own {
     let description: String = spec.description.chars().take(MAX_DESCRIPTION).collect();
     let reads = spec.kind != OperationType::Mutation;
     let hints = ToolAnnotations::new().read_only(reads).destructive(!reads);
-    let mut tool = Tool::new(name, description, Arc::new(input)).with_annotations(hints);
-    tool.title.clone_from(&spec.title);
-    tool.output_schema = output.map(|schema| Arc::new(schema.clone()));
-    Own { bare: tool.output_schema.is_some(), tool, operation_id: spec.id() }
-}
-
-/// `_meta.mcp.name` or the id, of letters, digits, `_` and `-` only.
-fn unique(spec: &OperationSpec, taken: &[String]) -> String {
-    let asked = spec.meta.as_ref().and_then(|meta| meta.get("mcp")?.get("name")?.as_str()).map(str::to_owned);
-    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
-    let full: String = asked.unwrap_or_else(|| spec.id()).chars().map(plain).collect();
-    // The end of an id says more than its beginning.
-    let mut name = full[full.len().saturating_sub(MAX_NAME)..].to_owned();
-    let mut count = 1;
-    while taken.contains(&name) || name.is_empty() {
-        count += 1;
-        let suffix = format!("_{count}");
-        let keep = full.len().min(MAX_NAME - suffix.len());
-        name = format!("{}{suffix}", &full[full.len() - keep..]);
+    let operation_id = spec.id();
+    let mut tool = Tool::new(name, description, Arc::new(schema::input(&spec.input_schema))).with_annotations(hints);
+    tool.title = spec.title;
+    if spec.kind != OperationType::Subscription {
+        tool.output_schema = schema::output(&spec.output_schema).map(Arc::new);
     }
-    name
+    Own { tool, operation_id }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use hub_protocol::ops::hub::MCP_TOOLS;
 
-    fn spec(id: &str, meta: Value) -> OperationSpec {
-        let spec = json!({
-            "namespace": "", "name": "", "version": "1.0.0", "type": "query", "description": "d", "inputSchema": true,
-            "outputSchema": { "type": "object" }, "accessControl": { "requiredScopes": [] }, "_meta": meta,
-        });
-        serde_json::from_value::<OperationSpec>(spec).unwrap().with_id(id)
-    }
+    use super::*;
 
     /// A token of common vocabularies is about four characters of JSON; three is the safe side.
     #[test]
     fn the_four_tools_cost_less_than_2000_tokens() {
         let text = serde_json::to_string(&fixed()).unwrap();
         assert!(text.len() < 3 * 2_000, "{} characters", text.len());
-        assert_eq!(fixed().iter().map(|t| t.name.as_ref()).collect::<Vec<_>>(), ["list", "search", "schema", "call"]);
+        assert_eq!(fixed().iter().map(|t| t.name.as_ref()).collect::<Vec<_>>(), MCP_TOOLS);
     }
 
     #[test]
-    fn names_are_unique_and_plain() {
-        let long = format!("a.{}.{}", "b".repeat(60), "c".repeat(30));
-        let specs = vec![
-            spec("dev.laptop.read", json!({})),
-            spec("dev.laptop_read", json!({})),
-            spec("x.y", json!({"mcp": {"name": "call"}})),
-            spec(&long, json!({})),
-        ];
-        let tools = own(specs);
-        let names: Vec<&str> = tools.iter().map(|own| own.tool.name.as_ref()).collect();
-        assert_eq!(names[..3], ["dev_laptop_read", "dev_laptop_read_2", "call_2"]);
-        assert_eq!(names[3].len(), MAX_NAME);
-        assert!(tools[0].bare && tools[0].tool.input_schema["type"] == json!("object"));
+    fn a_tool_has_what_its_operation_has() {
+        let spec = json!({
+            "namespace": "a", "name": "b", "version": "1.0.0", "type": "query", "description": "d", "title": "t",
+            "inputSchema": true, "outputSchema": { "type": "object" }, "accessControl": { "requiredScopes": [] },
+        });
+        let tools = own(vec![HostTool { name: "n".to_owned(), spec: serde_json::from_value(spec).unwrap() }]);
+        let (tool, id) = (&tools[0].tool, &tools[0].operation_id);
+        assert_eq!((tool.name.as_ref(), tool.title.as_deref(), id.as_str()), ("n", Some("t"), "a.b"));
+        assert_eq!(tool.input_schema["type"], json!("object"));
+        assert!(tool.output_schema.is_some());
     }
 }
