@@ -69,8 +69,9 @@ impl Hub {
         let mut all: Vec<Candidate> = own.collect();
         for offered in self.directory().visible(&principal.identity) {
             let Some(version) = offered.shown() else { continue };
-            let (active, providers) = (!version.providers.is_empty(), version.providers.clone());
-            all.extend(candidate(&version.definition).map(|c| Candidate { own: false, active, providers, ..c }));
+            let active = !version.providers.is_empty();
+            let with = |c| Candidate { own: false, active, providers: version.providers.clone(), ..c };
+            all.extend(candidate(&version.definition).map(with));
         }
         all
     }
@@ -96,8 +97,8 @@ impl Candidate {
     }
 }
 
-/// Puts what keys have chosen first, and then lets the owners of spokes take turns, and the spokes of each: whoever offers
-/// many tools is before others with one of them.
+/// What the key has chosen comes first. Then the owners of spokes take turns, and in those of an owner its spokes, so
+/// that the many tools of one do not leave another out.
 fn in_turns(mut tools: Vec<(Candidate, String)>) -> Vec<(Candidate, String)> {
     tools.sort_by_cached_key(|(c, _)| (Reverse(c.chosen), c.definition.id().to_owned()));
     for of in [|p: &Provider| Arc::clone(&p.spoke.name), |p: &Provider| Arc::clone(&p.spoke.owner)] {
