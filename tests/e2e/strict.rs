@@ -139,6 +139,86 @@ async fn what_nests_without_end_reaches_nobody() -> Result<()> {
     Ok(())
 }
 
+/// `levels` arrays in each other.
+fn arrays(levels: usize) -> Value {
+    (1..levels).fold(json!([]), |below, _| json!([below]))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_hub_took_it_can_list() -> Result<()> {
+    let hub = TestHub::start().await?;
+    let (mut spoke, mut caller) = (hub.raw().await?, hub.raw().await?);
+    let mut operation = RawPeer::spec("deep.q", "mutation");
+    let schema = |levels| (1..levels).fold(json!({}), |below, _| json!({"items": below}));
+    operation["outputSchema"] = schema(91);
+    let refused = spoke.register("deep", &[], json!({"operations": [operation]})).await?;
+    let message = refused["payload"]["message"].as_str().unwrap_or_default();
+    assert!(message.contains("outputSchema") && message.contains("nests deeper than 90 levels"), "{refused}");
+    operation["outputSchema"] = schema(90);
+    let labels = json!({"operations": [operation], "hostInfo": arrays(99)});
+    assert_eq!(spoke.register("deep", &[], labels).await?["type"], "call.responded");
+    // As deep as may be, and deeper: also what is refused is in the record.
+    for (levels, taken) in [(100, true), (101, false), (127, false), (5_000, false)] {
+        let input = arrays(levels.min(1_000)).to_string();
+        let input = "[".repeat(levels.max(1_000) - 1_000) + &input + &"]".repeat(levels.max(1_000) - 1_000);
+        for (operation, input) in [
+            ("deep.q", input.clone()),
+            ("hub.call", format!(r#"{{"operationId":"deep.q","input":{}}}"#, &input[1..input.len() - 1])),
+            ("events.publish", format!(r#"{{"topic":"t:1","type":"x","payload":{}}}"#, &input[1..input.len() - 1])),
+            (
+                "clients.create",
+                format!(r#"{{"name":"c{levels}","type":"custom","config":{{"x":{}}}}}"#, &input[2..input.len() - 2]),
+            ),
+        ] {
+            let request = format!(r#"{{"requestId":"r","operationId":"{operation}","input":{input}}}"#);
+            caller.text(format!(r#"{{"type":"call.requested","payload":{request}}}"#)).await?;
+            if taken && !operation.contains('s') {
+                let id = spoke.requested().await?["requestId"].take();
+                spoke.respond(&id, arrays(levels)).await?;
+            }
+            let answer = caller.next().await?;
+            assert_eq!(answer["type"] == "call.responded", taken, "{operation} {levels}: {answer}");
+            let told = answer["payload"]["message"].as_str().unwrap_or_default();
+            assert!(taken || told.contains("nests deeper than 100 levels"), "{told}");
+        }
+    }
+    let failed = eventually("the record", || async {
+        let page = http(hub.address(), "GET", "/api/calls?limit=1000", hub.admin_key(), &Value::Null).await?;
+        assert_eq!(page.status, 200, "{}", page.body);
+        let calls = page.json()?["calls"].as_array().cloned().unwrap_or_default();
+        let of = |operation: &str| calls.iter().filter(|call| call["operationId"] == operation).count();
+        let all = ["deep.q", "hub.call", "events.publish", "clients.create"].map(of);
+        // The last three at each depth, and the one below `hub.call`.
+        Ok((all == [5, 4, 4, 4]).then_some(calls))
+    });
+    let calls = failed.await?;
+    let kept = |call: &&Value| {
+        call["operationId"] == "deep.q" && call["input"] == arrays(100) && call["output"] == arrays(100)
+    };
+    assert_eq!(calls.iter().filter(kept).count(), 1);
+    for call in &calls {
+        let (id, root) = (json!({"callId": call["callId"]}), json!({"callId": call["root"]}));
+        for (operation, input) in [("calls.get", id), ("calls.tree", root)] {
+            let answer = caller.call("get", operation, input).await?;
+            assert_eq!(answer["type"], "call.responded", "{answer}");
+        }
+    }
+    let schemas = json!({"operationIds": ["deep.q"]});
+    for (operation, input) in [
+        ("events.list", json!({"topics": ["t:*", "call:*", "client:*", "spoke:*"], "limit": 1_000})),
+        ("clients.list", json!({})),
+        ("hub.spokes", json!({})),
+        ("audit.list", json!({})),
+        ("hub.schema", schemas),
+    ] {
+        let answer = caller.call("list", operation, input).await?;
+        assert_eq!(answer["type"], "call.responded", "{operation}: {answer}");
+    }
+    let document = http(hub.address(), "GET", "/openapi.json", hub.admin_key(), &Value::Null).await?;
+    assert!(document.json()?["paths"]["/api/operations/deep.q"].is_object());
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_beyond_the_end_of_the_log_is_told_and_goes_on_from_the_end() -> Result<()> {
     let hub = TestHub::start().await?;

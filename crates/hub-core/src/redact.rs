@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use hub_operations::{Definition, REDACTED};
-use hub_protocol::{CallError, Json};
+use hub_protocol::{CallError, Json, MAX_NESTING};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -54,7 +54,8 @@ pub(crate) fn output_of(definition: Option<&Definition>, value: &Json) -> Json {
 
 fn keep(value: &Json, by_schema: impl FnOnce(&Json) -> Json) -> Kept {
     let size = i64::try_from(value.size()).unwrap_or(i64::MAX);
-    if value.size() > KEEP {
+    // What nests deeper could be kept, and never be shown.
+    if value.size() > KEEP || value.nests_deeper_than(MAX_NESTING) {
         return Kept { text: None, size, hash: Some(hex(&Sha256::digest(value.as_bytes()))) };
     }
     Kept { text: Some(keys_in_json(&by_schema(value))), size, hash: None }

@@ -1,4 +1,6 @@
-use hub_protocol::{CallError, ErrorCode, Identity, Json, NameError, OperationSpec, check_operation_id};
+use hub_protocol::{
+    CallError, ErrorCode, Identity, Json, MAX_NESTING, NameError, OperationSpec, Violation, check_operation_id,
+};
 use semver::Version;
 
 use crate::{Schema, SchemaError, access};
@@ -105,7 +107,7 @@ impl Definition {
             return Err(Self::not_found(&self.id));
         }
         access::check_resource(rule, caller, self.resource_param.as_deref(), input)?;
-        self.input.check(input).map_err(|violations| {
+        self.check_input(input).map_err(|violations| {
             let message = match violations.first() {
                 Some(v) if v.path.is_empty() => format!("input of {}: {}", self.id, v.message),
                 Some(v) => format!("input of {}: {}: {}", self.id, v.path, v.message),
@@ -113,6 +115,13 @@ impl Definition {
             };
             CallError::new(ErrorCode::ValidationError, message).with_details(&violations)
         })
+    }
+
+    fn check_input(&self, input: &Json) -> Result<(), Vec<Violation>> {
+        if input.nests_deeper_than(MAX_NESTING) {
+            return Err(vec![Violation::too_deep("")]);
+        }
+        self.input.check(input)
     }
 
     /// The one answer to a call of what does not exist or may not be seen.

@@ -3,7 +3,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Json;
+use crate::{Json, MAX_NESTING};
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident = $text:literal, retryable $retry:literal, http $http:literal;)*) => {
@@ -159,6 +159,14 @@ pub struct Violation {
     pub path: String,
     /// What is wrong there.
     pub message: String,
+}
+
+impl Violation {
+    /// Of a value that nests deeper than [`MAX_NESTING`].
+    #[must_use]
+    pub fn too_deep(path: &str) -> Self {
+        Self { path: path.to_owned(), message: format!("nests deeper than {MAX_NESTING} levels") }
+    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,15 @@ use serde_json::value::RawValue;
 use crate::Violation;
 use crate::decode::describe;
 
-/// Deepest nesting of arrays and objects in what callers and callees give each other: as deep as the usual parsers go.
-pub const MAX_NESTING: usize = 127;
+/// Deepest nesting of arrays and objects that the usual parsers read, and so of what the hub answers.
+pub const READABLE_NESTING: usize = 127;
+
+/// Deepest nesting of what the hub takes from callers and callees. Records, lists and answers show it some levels
+/// deeper, and must be readable, too.
+pub const MAX_NESTING: usize = 100;
+
+/// Deepest nesting of a schema: declarations, lists of them and `/openapi.json` have it some levels deeper.
+pub const MAX_SCHEMA_NESTING: usize = 90;
 
 /// One JSON value as the text it arrived in.
 ///
@@ -217,7 +224,8 @@ mod tests {
         let deep = |levels: usize| Json::from_text("[".repeat(levels) + &"]".repeat(levels)).unwrap();
         assert!(!deep(MAX_NESTING).nests_deeper_than(MAX_NESTING));
         assert!(deep(MAX_NESTING + 1).nests_deeper_than(MAX_NESTING));
-        assert!(deep(MAX_NESTING).parse::<serde_json::Value>().is_ok(), "the parser goes as deep");
+        let read = |levels| deep(levels).parse::<serde_json::Value>();
+        assert!(read(READABLE_NESTING).is_ok() && read(READABLE_NESTING + 1).is_err(), "as deep as the parser goes");
         let wide = Json::from_text(format!("[{}1]", "{},".repeat(500))).unwrap();
         assert!(!wide.nests_deeper_than(2));
         let quoted = Json::from_text(format!(r#"["\"{}","\\",[[1]]]"#, "[".repeat(500))).unwrap();

@@ -45,7 +45,7 @@ pub use event::{
 pub use head::decode_head;
 pub use id::{AccountId, CallId, ConnectionId, HubId, KeyId, SpokeId};
 pub use identity::Identity;
-pub use json::{Json, MAX_NESTING};
+pub use json::{Json, MAX_NESTING, MAX_SCHEMA_NESTING, READABLE_NESTING};
 pub use response::{ResponseEnvelope, ResponseMeta};
 pub use spec::{AccessControl, ErrorDefinition, NameError, OperationSpec, OperationType, check_operation_id};
 

@@ -4,7 +4,7 @@ use hub_operations::{Definition, TableError, now_ms, until};
 use hub_protocol::ops::Operation;
 use hub_protocol::ops::hub::CallOperation;
 use hub_protocol::{
-    CallError, CallId, CallRequested, ErrorCode, Identity, Json, MAX_NESTING, OnDisconnect, OperationType,
+    CallError, CallId, CallRequested, ErrorCode, Identity, Json, MAX_NESTING, OnDisconnect, OperationType, Violation,
 };
 use semver::VersionReq;
 
@@ -33,8 +33,7 @@ impl Hub {
             // A call of the hub's own operation without input is one with no members.
             request.input = Json::from(serde_json::json!({}));
         }
-        let checked =
-            definition.admit(&caller.identity, &request.input).and_then(|()| check_nesting(&definition, &request));
+        let checked = definition.admit(&caller.identity, &request.input).and_then(|()| check_metadata(&request));
         if checked.as_ref().is_err_and(|e| e.is(ErrorCode::OperationNotFound)) {
             return Err((None, Definition::not_found(&request.operation_id)));
         }
@@ -183,14 +182,12 @@ impl Hub {
     }
 }
 
-/// What is passed on unread must not break readers that recurse. An input with a schema was read already.
-fn check_nesting(definition: &Definition, request: &CallRequested) -> Result<(), CallError> {
-    let too_deep = |value: &Json| value.nests_deeper_than(MAX_NESTING);
-    if definition.input().is_trivial() && too_deep(&request.input) {
-        return Err(invalid("", &format!("the input nests deeper than {MAX_NESTING} levels")));
-    }
-    if request.metadata.as_ref().is_some_and(too_deep) {
-        return Err(invalid("/metadata", &format!("the metadata nests deeper than {MAX_NESTING} levels")));
+/// What is passed on unread must not break readers that recurse. The input is looked at when it is admitted.
+fn check_metadata(request: &CallRequested) -> Result<(), CallError> {
+    if request.metadata.as_ref().is_some_and(|metadata| metadata.nests_deeper_than(MAX_NESTING)) {
+        let violation = Violation::too_deep("/metadata");
+        let message = format!("the metadata {}", violation.message);
+        return Err(CallError::new(ErrorCode::ValidationError, message).with_details(&[violation]));
     }
     Ok(())
 }

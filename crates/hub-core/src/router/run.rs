@@ -11,7 +11,8 @@ use futures_util::{FutureExt, StreamExt};
 use hub_operations::{End, Items, Pending, until};
 use hub_protocol::ops::calls::{AbortOutcome, CallEventKind};
 use hub_protocol::{
-    CallError, CallId, CallRequested, ErrorCode, Json, MAX_NESTING, OnDisconnect, OperationType, ResponseEnvelope,
+    CallError, CallId, CallRequested, ErrorCode, Json, MAX_NESTING, OnDisconnect, OperationType, READABLE_NESTING,
+    ResponseEnvelope,
 };
 use tokio::time::{Instant, Sleep};
 
@@ -328,9 +329,13 @@ impl Run {
             let error = CallError::new(ErrorCode::ExecutionError, "the response is not a response envelope");
             return Some(Err(self.abort_all(Abort::now("malformed response"), Some(error)).await.1));
         };
+        let levels = match self.target {
+            Target::Own(_) => READABLE_NESTING,
+            Target::Spoke(_) => MAX_NESTING,
+        };
         // The envelope is one level more.
-        if envelope.nests_deeper_than(MAX_NESTING + 1) {
-            let message = format!("the response nests deeper than {MAX_NESTING} levels");
+        if envelope.nests_deeper_than(levels + 1) {
+            let message = format!("the response nests deeper than {levels} levels");
             let error = CallError::new(ErrorCode::ExecutionError, message);
             return Some(Err(self.abort_all(Abort::now("malformed response"), Some(error)).await.1));
         }

@@ -3,8 +3,9 @@
 //! A value's nesting is bounded by its parser. What is not bounded by itself is how often one place of a value is looked
 //! at: keywords such as `anyOf` and `$ref` apply further schemas to the same place, and references can make them endless.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
+use hub_protocol::MAX_SCHEMA_NESTING;
 use serde_json::Value;
 
 use super::SchemaError;
@@ -16,26 +17,46 @@ const MAX_IN_PLACE: usize = 24;
 const MAX_WORK: usize = 10_000;
 
 /// Deepest nesting of the schema with every reference followed once.
-const MAX_NESTING: usize = 512;
+const MAX_FOLLOWED: usize = 512;
+
+/// Keywords whose members or items are values and no schemas, whatever they look like.
+const VALUES: [&str; 4] = ["const", "default", "enum", "examples"];
+
+/// Keywords whose members are schemas by names, which may be those of keywords.
+const BY_NAME: [&str; 6] =
+    ["$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"];
 
 /// Known to the validator by itself.
 const META: &str = "https://json-schema.org/draft/2020-12/";
 
 /// Checks the shape; answers what is needed to follow the schema's references, and all that may be a subschema.
 pub(super) fn check(root: &Value) -> Result<(Shape<'_>, Vec<&Value>), SchemaError> {
+    let tall = height(root);
+    if tall > MAX_SCHEMA_NESTING {
+        return Err(SchemaError(format!("it nests deeper than {MAX_SCHEMA_NESTING} levels")));
+    }
     let mut shape = Shape { resources: vec![root], named: HashMap::new(), known: HashMap::new() };
     let mut all = Vec::new();
     shape.index(root, &mut all);
+    let mut indexed: HashSet<usize> = all.iter().map(|schema| address(schema)).collect();
     let mut targets = HashMap::new();
-    for schema in &all {
+    let mut next = 0;
+    while let Some(schema) = all.get(next).copied() {
         for target in shape.references(schema)? {
             targets.insert(address(target), target);
+            // What a reference leads to is a schema, also within a value.
+            if indexed.insert(address(target)) {
+                let before = all.len();
+                shape.index(target, &mut all);
+                indexed.extend(all[before..].iter().map(|schema| address(schema)));
+            }
         }
         shape.measure(schema, 0)?;
+        next += 1;
     }
     let nesting: usize = targets.values().map(|target| height(target)).sum();
-    if height(root) + nesting > MAX_NESTING {
-        return Err(SchemaError(format!("it nests more than {MAX_NESTING} deep with its references followed")));
+    if tall + nesting > MAX_FOLLOWED {
+        return Err(SchemaError(format!("it nests more than {MAX_FOLLOWED} deep with its references followed")));
     }
     Ok((shape, all))
 }
@@ -61,7 +82,15 @@ impl<'a> Shape<'a> {
                 for name in ["$anchor", "$dynamicAnchor"].iter().filter_map(|k| members.get(*k)?.as_str()) {
                     self.named.entry(name).or_default().push(value);
                 }
-                members.values().for_each(|member| self.index(member, all));
+                for (key, member) in members {
+                    match member {
+                        _ if VALUES.contains(&key.as_str()) => {}
+                        Value::Object(named) if BY_NAME.contains(&key.as_str()) => {
+                            named.values().for_each(|schema| self.index(schema, all));
+                        }
+                        _ => self.index(member, all),
+                    }
+                }
             }
             Value::Array(items) => items.iter().for_each(|item| self.index(item, all)),
             _ => {}
@@ -209,6 +238,44 @@ mod tests {
             let shown: String = schema.to_string().chars().take(80).collect();
             assert!(Schema::compile(&schema).is_err(), "{shown}");
         }
+    }
+
+    #[test]
+    fn a_schema_nests_as_deep_as_lists_can_show() {
+        let deep = |levels: usize| (1..levels).fold(json!({}), |below, _| json!({ "items": below }));
+        Schema::compile(&deep(MAX_SCHEMA_NESTING)).unwrap();
+        let refused = Schema::compile(&deep(MAX_SCHEMA_NESTING + 1)).unwrap_err().to_string();
+        assert!(refused.ends_with("it nests deeper than 90 levels"), "{refused}");
+    }
+
+    #[test]
+    fn values_are_no_schemas() {
+        let odd = json!({ "$ref": "#/a", "$id": "urn:x", "$anchor": "n", "x-secret": true });
+        for schema in [
+            json!({ "enum": [odd] }),
+            json!({ "const": odd }),
+            json!({ "default": odd }),
+            json!({ "examples": [odd] }),
+            json!({ "properties": { "x": { "const": { "deep": [odd] } } } }),
+            json!({ "properties": { "$ref": { "type": "string" }, "x-secret": true } }),
+        ] {
+            let compiled = Schema::compile(&schema).map_err(|e| format!("{schema}: {e}")).unwrap();
+            assert_eq!(compiled.redact(&json!({ "x": 1 }).into()), json!({ "x": 1 }).into(), "{schema}");
+        }
+        // These are schemas, by their place or because something refers to them.
+        let nowhere = json!({ "$ref": "#/nowhere" });
+        for schema in [
+            json!({ "properties": { "enum": nowhere, "const": true } }),
+            json!({ "$ref": "#/const/x", "const": { "x": { "not": nowhere } } }),
+        ] {
+            assert!(Schema::compile(&schema).is_err(), "{schema}");
+        }
+        let led = Schema::compile(&json!({
+            "properties": { "a": { "$ref": "#/default" } },
+            "default": { "properties": { "b": { "x-secret": true } } }
+        }));
+        let redacted = led.unwrap().redact(&json!({ "a": { "b": "canary" } }).into());
+        assert!(!redacted.as_str().contains("canary"), "{}", redacted.as_str());
     }
 
     #[test]

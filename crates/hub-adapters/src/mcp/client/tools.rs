@@ -144,7 +144,11 @@ fn one(tool: &Tool, name: String, options: &McpOptions, version: Option<&str>) -
         Some(schema) => usable(options, tool, "outputSchema", schema, json!(true)),
         None => (json!(true), None),
     };
-    let output = if stream { progress_or(&output) } else { output };
+    let output = match stream {
+        true => Some(progress_or(&output)).filter(|whole| Schema::compile(whole).is_ok()),
+        false => Some(output),
+    };
+    let output = output.unwrap_or_else(|| progress_or(&json!(true)));
     let mut own = json!({ "name": tool.name, "server": options.name, "annotations": hints });
     if options.as_tools {
         own["tool"] = json!(true);
