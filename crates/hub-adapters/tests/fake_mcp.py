@@ -103,6 +103,11 @@ def call(request):
         threading.Thread(target=work).start()
     elif name == "structured":
         send({"id": id, "result": text("1", **arguments.get("result", {"structuredContent": {"n": 1}}))})
+    elif name == "deep":
+        sys.stdout.write('{"jsonrpc":"2.0","id":%s,"result":{"content":[],"structuredContent":{"d":%s}}}\n' % (json.dumps(id), "[" * 5000 + "]" * 5000))
+        sys.stdout.flush()
+    elif name == "nan":
+        send({"id": id, "result": text("1", structuredContent={"n": float("nan")})})
     elif name == "grow":
         tools.append({"name": "grown", "inputSchema": OBJECT})
         send({"id": id, "result": text("ok")})
@@ -134,6 +139,11 @@ if MODE == "liar":
     ]
 if MODE == "odd":
     tools += [{"name": "no schema"}, {"nameless": True, "inputSchema": OBJECT}]
+if MODE == "deep":
+    schema = OBJECT
+    for n in range(400):
+        schema = {"type": "object", "properties": {"x": schema}}
+    tools += [{"name": "deep", "inputSchema": schema}, {"name": "nan", "inputSchema": OBJECT}]
 if MODE == "many":
     tools += [{"name": "t%d" % n, "inputSchema": OBJECT} for n in range(1000)]
 if MODE == "noisy":

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use futures_util::StreamExt;
 use hub_adapters::mcp::{McpClient, McpError, McpOptions, McpTarget, register};
 use hub_operations::{Registry, Reply};
-use hub_protocol::{CallError, ErrorCode, Json, OperationType};
+use hub_protocol::{CallError, ErrorCode, Json, MAX_NESTING, OperationType};
 use serde_json::{Value, json};
 
 fn target(mode: &str, more: &[&str]) -> McpTarget {
@@ -105,6 +105,30 @@ async fn a_changed_list_is_followed() -> Result<()> {
         tokio::time::timeout(Duration::from_secs(5), watched.wait_for(|all| all.iter().any(|s| s.name == "grown")));
     changed.await??;
     Ok(())
+}
+
+#[tokio::test]
+async fn what_can_t_be_read_fails_what_it_answers_and_nothing_else() -> Result<()> {
+    let client = connect("deep").await?;
+    // The tool with the schema that nobody can read is taken without it.
+    let specs = client.operations();
+    let deep = specs.iter().find(|s| s.name == "deep").context("deep")?;
+    ensure!(deep.input_schema == json!({"type": "object"}) && specs.iter().any(|s| s.name == "echo"));
+    let waits = call(&client, "wait", json!({}));
+    let others = async {
+        let Reply::Envelope(answer) = client.call("deep", Json::null(), std::future::pending()).await? else {
+            bail!("no envelope")
+        };
+        ensure!(answer.nests_deeper_than(MAX_NESTING + 1), "a hub must not take what is left for the whole");
+        let error = call(&client, "nan", json!({})).await.err().context("unreadable")?;
+        ensure!(error.is(ErrorCode::ExecutionError) && error.message.contains("not readable"), "{error}");
+        ensure!(call(&client, "echo", json!({"text": "hi"})).await?["data"][0]["text"] == "hi");
+        Ok(())
+    };
+    tokio::select! {
+        waited = waits => bail!("{waited:?}"),
+        done = tokio::time::timeout(Duration::from_secs(20), others) => done?,
+    }
 }
 
 #[tokio::test]

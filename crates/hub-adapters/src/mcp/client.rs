@@ -6,6 +6,7 @@ mod handler;
 mod http;
 mod link;
 mod listing;
+mod mend;
 mod reply;
 mod tap;
 mod tools;

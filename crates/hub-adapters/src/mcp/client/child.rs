@@ -14,12 +14,16 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::mend::mended;
 use super::{Inherit, McpError, McpTarget, StderrTo};
 use crate::process::Group;
 
 /// Longest message of a child; a longer one ends the connection. A little below the SDK's own limit, above which it
 /// drops a message and lets the call wait.
 const MAX_LINE: usize = 16 * 1024 * 1024 - 1024;
+
+/// Bytes of standard output that are read at once.
+const READ: usize = 8 * 1024;
 
 /// Lines of standard output in a row that are no messages and passed over: some servers log there.
 const MAX_OTHERS: u32 = 1_000;
@@ -203,10 +207,14 @@ async fn listen(stderr: ChildStderr, words: Words, to: StderrTo, name: String) {
     }
 }
 
-/// The child's standard output; fails at a line that is too long, and when much of it can be no message.
+/// The child's standard output, with lines that can't be read [mended](mended); fails at a line that is too long, and
+/// when much of it can be no message.
 pub(super) struct Bounded {
     from: ChildStdout,
-    line: usize,
+    /// Begun and not yet ended.
+    line: Vec<u8>,
+    /// Whole lines that are not yet given on.
+    ready: VecDeque<u8>,
     too_long: Arc<AtomicBool>,
     /// Lines in a row that can be no message.
     others: u32,
@@ -215,7 +223,14 @@ pub(super) struct Bounded {
 
 impl Bounded {
     fn new(from: ChildStdout) -> Self {
-        Self { from, line: 0, too_long: Arc::default(), others: 0, garbage: Arc::default() }
+        Self {
+            from,
+            line: Vec::new(),
+            ready: VecDeque::new(),
+            too_long: Arc::default(),
+            others: 0,
+            garbage: Arc::default(),
+        }
     }
 
     /// Whether a line was too long.
@@ -228,9 +243,34 @@ impl Bounded {
         Arc::clone(&self.garbage)
     }
 
+    /// Takes what the child has printed.
+    fn keep(&mut self, new: &[u8]) -> std::io::Result<()> {
+        self.count_others(new);
+        if self.others > MAX_OTHERS {
+            self.garbage.store(true, Ordering::Release);
+            return Err(std::io::Error::other(GARBAGE));
+        }
+        for part in new.split_inclusive(|b| *b == b'\n') {
+            if self.line.len() + part.len() > MAX_LINE {
+                self.too_long.store(true, Ordering::Release);
+                return Err(std::io::Error::other("a message is too long"));
+            }
+            self.line.extend_from_slice(part);
+            if part.ends_with(b"\n") {
+                // Not cleared: a long message must not keep its room.
+                let line = std::mem::take(&mut self.line);
+                match mended(line.trim_ascii_end()) {
+                    Some(instead) => self.ready.extend(instead.iter().chain(b"\n")),
+                    None => self.ready.extend(&line),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Counts lines since the last one that began like a JSON object or array.
     fn count_others(&mut self, new: &[u8]) {
-        let mut begins = self.line == 0;
+        let mut begins = self.line.is_empty();
         for byte in new {
             if begins && !byte.is_ascii_whitespace() {
                 self.others = if matches!(byte, b'{' | b'[') { 0 } else { self.others.saturating_add(1) };
@@ -242,22 +282,22 @@ impl Bounded {
 
 impl AsyncRead for Bounded {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        let before = buf.filled().len();
-        std::task::ready!(Pin::new(&mut self.from).poll_read(cx, buf))?;
-        let new = &buf.filled()[before..];
-        self.count_others(new);
-        if self.others > MAX_OTHERS {
-            self.garbage.store(true, Ordering::Release);
-            return Poll::Ready(Err(std::io::Error::other(GARBAGE)));
+        while self.ready.is_empty() {
+            let mut space = [0; READ];
+            let mut read = ReadBuf::new(&mut space);
+            std::task::ready!(Pin::new(&mut self.from).poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
+                // What has no end is no message.
+                return Poll::Ready(Ok(()));
+            }
+            self.keep(read.filled())?;
         }
-        // A line never ends at its bound and begins anew within one read: reads are far smaller than the bound.
-        match new.iter().rposition(|b| *b == b'\n') {
-            Some(end) => self.line = new.len() - end - 1,
-            None => self.line += new.len(),
-        }
-        if self.line > MAX_LINE {
-            self.too_long.store(true, Ordering::Release);
-            return Poll::Ready(Err(std::io::Error::other("a message is too long")));
+        let (first, _) = self.ready.as_slices();
+        let given = first.len().min(buf.remaining());
+        buf.put_slice(&first[..given]);
+        self.ready.drain(..given);
+        if self.ready.is_empty() {
+            self.ready = VecDeque::new();
         }
         Poll::Ready(Ok(()))
     }
