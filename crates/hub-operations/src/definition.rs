@@ -1,9 +1,14 @@
+use std::ops::RangeInclusive;
+
 use hub_protocol::{
     CallError, ErrorCode, Identity, Json, MAX_NESTING, NameError, OperationSpec, Violation, check_operation_id,
 };
 use semver::Version;
 
 use crate::{Schema, SchemaError, access};
+
+/// What errors may have as HTTP status.
+pub const ERROR_STATUS: RangeInclusive<u16> = 400..=599;
 
 /// A checked spec with its compiled schemas. Immutable.
 #[derive(Debug)]
@@ -30,6 +35,16 @@ pub enum DefinitionError {
         /// What it has.
         version: String,
     },
+    /// An error's HTTP status is none of an error.
+    #[error("operation {id:?} has the HTTP status {status} for its error {code:?}: it must be 400 to 599")]
+    Status {
+        /// Operation.
+        id: String,
+        /// The error's code.
+        code: String,
+        /// What it has.
+        status: u16,
+    },
     /// A schema does not compile.
     #[error("{side} of operation {id:?}")]
     Schema {
@@ -46,7 +61,7 @@ impl Definition {
     /// Checks and compiles a spec.
     ///
     /// # Errors
-    /// When name, version or a schema is malformed.
+    /// When name, version, a schema or the status of an error is malformed.
     pub fn new(spec: OperationSpec) -> Result<Self, DefinitionError> {
         let id = spec.id();
         check_operation_id(&id)?;
@@ -57,6 +72,12 @@ impl Definition {
         };
         let input = compile("inputSchema", &spec.input_schema)?;
         let output = compile("outputSchema", &spec.output_schema)?;
+        let odd = |status: &u16| !ERROR_STATUS.contains(status);
+        for error in &spec.error_schemas {
+            if let Some(status) = error.http_status.filter(odd) {
+                return Err(DefinitionError::Status { id, code: error.code.chars().take(100).collect(), status });
+            }
+        }
         let resource_param = spec.meta.as_ref().and_then(|m| m.get("resourceParam")?.as_str()).map(str::to_owned);
         Ok(Self { id, version, input, output, resource_param, spec })
     }

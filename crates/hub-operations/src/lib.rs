@@ -40,13 +40,13 @@ mod scrub;
 mod time;
 
 pub use call_table::{CallTable, Limits, Reached, TableError};
-pub use definition::{Definition, DefinitionError};
+pub use definition::{Definition, DefinitionError, ERROR_STATUS};
 pub use offering::{MAX_DECLARATION, Offering};
 pub use peer::{
     AbortSignal, Answer, Close, End, Incoming, Items, Outbox, OutboxReader, Peer, PeerConfig, Pending, Responder,
     Unsent,
 };
 pub use registry::{Entry, Registry, RegistryBuilder, RegistryError, Reply};
-pub use schema::{REDACTED, Schema, SchemaError};
+pub use schema::{REDACTED, Schema, SchemaError, place};
 pub use scrub::{MIN_SCRUBBED, Scrubber};
 pub use time::{now_ms, until};

@@ -1,6 +1,7 @@
 mod graph;
 mod message;
 mod objects;
+pub mod place;
 mod shape;
 
 use hub_protocol::{Json, Violation};

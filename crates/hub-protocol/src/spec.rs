@@ -93,7 +93,7 @@ pub struct ErrorDefinition {
     /// JSON Schema of the error's `details`.
     #[serde(default)]
     pub schema: Value,
-    /// HTTP status instead of 500.
+    /// HTTP status instead of 500, from 400 to 599.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_status: Option<u16>,
 }

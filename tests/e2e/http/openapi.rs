@@ -8,10 +8,10 @@ use anyhow::{Context, Result, ensure};
 use futures_util::stream;
 use hub_protocol::CallError;
 use hub_spoke::RunningSpoke;
-use hub_testkit::{TestHub, http, run};
+use hub_testkit::{RawPeer, TestHub, http, run};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::tools::{node, python};
 
@@ -45,12 +45,67 @@ async fn shop(hub: &TestHub) -> Result<RunningSpoke> {
     Ok(shop.build()?.start().await?)
 }
 
+/// Operations with all that a hub takes and a document may trip over.
+async fn zoo(hub: &TestHub) -> Result<RawPeer> {
+    let mut spoke = hub.raw().await?;
+    let tree =
+        json!({"type": "object", "properties": {"kids": {"type": "array", "items": {"$ref": "#/$defs/Node-1"}}}});
+    let schemas = [
+        json!(true),
+        json!(false),
+        json!({}),
+        json!({"$ref": "#/$defs/Node-1", "$defs": {"Node-1": tree}}),
+        json!({"$id": "urn:zoo", "$ref": "#/$defs/Node-1", "$defs": {"Node-1": tree}}),
+        json!({"$id": "urn:zoo", "type": "object", "properties": {"next": {"$ref": "#"}}}),
+        json!({"$schema": "https://json-schema.org/draft/2020-12/schema", "items": {"$ref": "#n"}, "$defs": {"a/b ~c%": {"$anchor": "n", "items": {"$ref": "#n"}}}}),
+        json!({"$dynamicAnchor": "n", "type": "object", "properties": {"kids": {"items": {"$dynamicRef": "#n"}}}}),
+        json!({"properties": {"a": {"$id": "urn:a", "items": {"$ref": "#/$defs/x"}, "$defs": {"x": {"type": "string"}}}}, "$defs": {"x": false}}),
+        json!({"properties": {"enum": {"type": "string"}, "ünïcode ✓": {"description": "日本語 \u{1f41f}"}}}),
+        json!({"enum": ["a", 1, null, {"b": [1]}], "default": {"b": [1]}, "examples": [{"b": [1]}]}),
+        json!({"items": {"$ref": "https://json-schema.org/draft/2020-12/schema"}}),
+        // As deep as the stack of a Python validator goes.
+        (1..60).fold(json!({}), |below, _| json!({"items": below})),
+    ];
+    let mut operations = Vec::new();
+    for (n, schema) in schemas.iter().enumerate() {
+        for kind in ["query", "mutation", "subscription"] {
+            let mut operation = RawPeer::spec(&format!("zoo.{kind}-{n}.a_b"), kind);
+            (operation["inputSchema"], operation["outputSchema"]) = (schema.clone(), schema.clone());
+            operation["description"] = json!("# *日本語*\n\n<b>\u{1f41f}</b> {x} \u{7}");
+            operation["errorSchemas"] =
+                json!([{"code": "A", "httpStatus": 400}, {"code": "B", "httpStatus": 599}, {"code": "C"}]);
+            operations.push(operation);
+        }
+    }
+    let long = format!("zoo.{}", ["x"; 3].map(|x| x.repeat(64)).join(".")) + "." + "y";
+    operations.push(RawPeer::spec(&long, "query"));
+    operations.push(RawPeer::spec("zoo.0._-", "query"));
+    let registered = spoke.register("zoo", &[], json!({"operations": operations})).await?;
+    ensure!(registered["type"] == "call.responded", "{registered}");
+    for status in [0, 99, 200, 399, 600, 65535] {
+        let mut odd = RawPeer::spec("zoo.odd", "query");
+        odd["errorSchemas"] = json!([{"code": "ODD", "httpStatus": status}]);
+        let refused = spoke.call("odd", "hub.update", json!({"operations": [odd]})).await?;
+        let message = refused["payload"]["message"].as_str().unwrap_or_default();
+        ensure!(
+            message.contains(&format!("HTTP status {status} for its error \"ODD\": it must be 400 to 599")),
+            "{refused}"
+        );
+    }
+    Ok(spoke)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_validators_find_nothing() -> Result<()> {
     let hub = TestHub::start().await?;
     let _shop = shop(&hub).await?;
+    let _zoo = zoo(&hub).await?;
     let document = http(hub.address(), "GET", "/openapi.json", hub.admin_key(), &Value::Null).await?.body;
-    ensure!(document.contains("/api/operations/shop.order") && document.contains("/api/operations/keys.create"));
+    ensure!(
+        document.contains("/api/operations/shop.order")
+            && document.contains("/api/operations/zoo.0._-")
+            && document.contains("/api/operations/keys.create")
+    );
     // What is wrong here they must find, too.
     let wrong = document.replacen("\"in\":\"path\"", "\"in\":\"nowhere\"", 1);
     ensure!(wrong != document);

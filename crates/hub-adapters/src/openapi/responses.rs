@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use http::Method;
+use hub_operations::ERROR_STATUS;
 use hub_protocol::ErrorDefinition;
 use serde_json::{Value, json};
 
@@ -211,6 +212,6 @@ fn error(schemas: &mut Schemas<'_>, status: &str, response: &Value) -> Result<Er
         code: format!("HTTP_{status}"),
         description: shortened(text(response, "description").unwrap_or_default(), 300),
         schema,
-        http_status: status.parse().ok(),
+        http_status: status.parse().ok().filter(|status| ERROR_STATUS.contains(status)),
     })
 }

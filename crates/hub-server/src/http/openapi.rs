@@ -1,6 +1,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use hub_core::Principal;
+use hub_operations::place::{self, placed};
 use hub_protocol::ops::hub::{GetSchemas, ListOperations};
 use hub_protocol::{ErrorCode, OperationSpec, OperationType};
 use serde_json::{Map, Value, json};
@@ -42,7 +43,9 @@ impl App {
 pub fn document(base_path: &str, specs: &[OperationSpec]) -> Value {
     let mut paths = fixed_paths();
     for spec in specs {
-        paths.insert(format!("/api/operations/{}", spec.id()), operation_path(spec));
+        let path = format!("/api/operations/{}", spec.id());
+        let item = operation_path(spec, &format!("/paths/{}/post", place::segment(&path)));
+        paths.insert(path, item);
     }
     let server = if base_path.is_empty() { "/" } else { base_path };
     json!({
@@ -67,11 +70,14 @@ pub fn document(base_path: &str, specs: &[OperationSpec]) -> Value {
     })
 }
 
-fn operation_path(spec: &OperationSpec) -> Value {
+/// A path whose one operation stands at the place `at` of the document.
+fn operation_path(spec: &OperationSpec, at: &str) -> Value {
+    let input = placed(&spec.input_schema, &format!("{at}/requestBody/content/application~1json/schema"));
     let content = if spec.kind == OperationType::Subscription {
         json!({ "text/event-stream": { "schema": { "type": "string", "description": "one response envelope per `data:` line" } } })
     } else {
-        json!({ "application/json": { "schema": envelope_schema(inline(&spec.output_schema)) } })
+        let data = format!("{at}/responses/200/content/application~1json/schema/properties/data");
+        json!({ "application/json": { "schema": envelope_schema(placed(&spec.output_schema, &data)) } })
     };
     let mut responses =
         json!({ "200": { "description": "The response.", "content": content }, "default": problem_ref() });
@@ -91,29 +97,10 @@ fn operation_path(spec: &OperationSpec) -> Value {
             "x-hub-type": spec.kind.as_str(),
             "x-hub-version": spec.version,
             "parameters": call_headers(),
-            "requestBody": { "content": { "application/json": { "schema": inline(&spec.input_schema) } } },
+            "requestBody": { "content": { "application/json": { "schema": input } } },
             "responses": responses
         }
     })
-}
-
-/// A schema with references into itself keeps its own root, so that they still resolve inside the document.
-fn inline(schema: &Value) -> Value {
-    let mut schema = schema.clone();
-    let refers = schema.to_string().contains("\"#/");
-    if let (Some(object), true) = (schema.as_object_mut(), refers) {
-        // A base URI makes `#/…` mean this schema and not the document.
-        let base = format!("urn:hub:schema:{:016x}", fingerprint(object));
-        object.entry("$id").or_insert_with(|| base.into());
-    }
-    schema
-}
-
-fn fingerprint(schema: &Map<String, Value>) -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    Value::from(schema.clone()).to_string().hash(&mut hasher);
-    hasher.finish()
 }
 
 fn envelope_schema(data: Value) -> Value {
