@@ -27,6 +27,7 @@ impl Connector for Connect {
                 return adapt::reach(client).await;
             }
             let adapter = adapt::Adapter::connect(client, self.programs).await?;
+            adapter.reach(client).await?;
             let operations = adapter.registry()?.specs().len() as u64;
             let note = adapter.left_out();
             adapter.close().await;

@@ -116,6 +116,29 @@ async fn what_can_not_be_done_with_a_service_says_what_can() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_says_yes_only_to_what_answers() -> Result<()> {
+    let desk = Desk::set_up().await?;
+    let (address, _) = upstream().await?;
+    // Nobody listens there any more.
+    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+    let api = |address| json!({ "document": document(), "baseUrl": format!("http://{address}"), "allowPrivate": true });
+    let models = |path| json!({ "baseUrl": format!("http://{address}{path}"), "api": "openai", "allowPrivate": true });
+    for (name, kind, config, says) in [
+        ("there", "openapi", api(address), ""),
+        ("away", "openapi", api(nobody), "which does not answer: "),
+        ("well", "llm-provider", models("/ok"), ""),
+        ("ill", "llm-provider", models("/fail"), "it answers, and fails (500)"),
+    ] {
+        std::fs::write(desk.home.path().join("config.json"), config.to_string())?;
+        desk.ok(&["clients", "create", name, "--type", kind, "@config.json"]).await?;
+        let tried = desk.run(&["clients", "test", name]).await?;
+        assert_eq!(tried.code, Some(i32::from(!says.is_empty())), "{tried:?}");
+        assert!(tried.out.contains(says), "{tried:?}");
+    }
+    Ok(())
+}
+
 /// A terminal, somebody who types the first argument when asked for the value, what was to be seen, and whether the
 /// terminal shows again what is typed.
 const AT_A_TERMINAL: &str = r#"

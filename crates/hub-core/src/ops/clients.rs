@@ -1,25 +1,23 @@
+mod config;
+
 use std::time::{Duration, Instant};
 
-use hub_operations::{RegistryBuilder, Schema};
-use hub_protocol::ops::clients::config::{ComputeConfig, LlmProviderConfig, McpServerConfig, OpenApiConfig, VcsConfig};
+use hub_operations::RegistryBuilder;
 use hub_protocol::ops::clients::{
     ClientItem, ClientState, ClientType, Clients, CreateClient, DeleteClient, DeletedClient, EnableClient, GetClient,
     ListClients, RefreshClient, TestClient, TestedClient, UpdateClient,
 };
-use hub_protocol::ops::schema_of;
 use hub_protocol::{CallError, Json, check_operation_id};
 use hub_storage::{ClientChange, ClientRow, NewEvent, SecretRow, Stamp, StoreError};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::secrets;
+use super::{keys, secrets};
 use crate::clients::{Tested, brings_operations, import_spoke};
 use crate::ctx::Ctx;
 use crate::ops::audit;
-use crate::{CoreError, Principal, redact};
-
-/// Largest configuration, in bytes; a document of an API is part of it.
-const MAX_CONFIG: usize = 512 * 1024;
+use crate::{CoreError, Principal};
+use config::checked;
 
 /// Most clients.
 const MAX_CLIENTS: usize = 500;
@@ -35,6 +33,7 @@ pub(super) fn register(builder: RegistryBuilder<Ctx>) -> RegistryBuilder<Ctx> {
 async fn create(ctx: Ctx, params: CreateClient) -> Result<ClientItem, CallError> {
     let CreateClient { name, r#type: kind, config, enabled, scopes } = params;
     check_free(&ctx, &name)?;
+    check_scopes(scopes.as_ref())?;
     let config = checked(kind, &config)?;
     let store = ctx.hub().store();
     if store.clients().list().await.map_err(CoreError::from)?.len() >= MAX_CLIENTS {
@@ -89,6 +88,7 @@ fn taken_by(client: &str, spoke: &str) -> CoreError {
 
 async fn update(ctx: Ctx, params: UpdateClient) -> Result<ClientItem, CallError> {
     let row = existing(&ctx, &params.name).await?;
+    check_scopes(params.scopes.as_ref())?;
     let config = params.config.map(|config| checked(kind_of(&row), &config)).transpose()?;
     let details = json!({ "config": config.as_ref().map(shown), "scopes": params.scopes });
     let scopes = params.scopes.as_ref().and_then(|scopes| Json::from_serialize(scopes).ok());
@@ -184,47 +184,9 @@ fn check_free(ctx: &Ctx, name: &str) -> Result<(), CoreError> {
     }
 }
 
-/// A configuration that fits its type; says where it does not.
-fn checked(kind: ClientType, config: &Json) -> Result<Json, CallError> {
-    let config = if *config == Json::null() { json!({}).into() } else { config.compact() };
-    if config.size() > MAX_CONFIG {
-        return Err(CoreError::Invalid(format!("a configuration has at most {MAX_CONFIG} bytes")).into());
-    }
-    let schema = match kind {
-        ClientType::LlmProvider => schema_of::<LlmProviderConfig>(),
-        ClientType::Vcs => schema_of::<VcsConfig>(),
-        ClientType::Compute => schema_of::<ComputeConfig>(),
-        ClientType::McpServer => schema_of::<McpServerConfig>(),
-        ClientType::OpenApi => schema_of::<OpenApiConfig>(),
-        ClientType::Custom => json!({ "type": "object" }),
-    };
-    let schema = Schema::compile(&schema).map_err(|e| CoreError::Invalid(e.to_string()))?;
-    schema.check(&config).map_err(|found| crate::clients::violations("/config", found))?;
-    let either = |a: &str, b: &str| {
-        let has = |key: &str| config.parse::<Value>().is_ok_and(|v| v.get(key).is_some_and(|v| !v.is_null()));
-        if has(a) == has(b) { Err(CoreError::Invalid(format!("config needs either {a:?} or {b:?}"))) } else { Ok(()) }
-    };
-    match kind {
-        ClientType::McpServer => either("url", "command")?,
-        ClientType::OpenApi => either("url", "document")?,
-        _ => {}
-    }
-    check_urls(&config)?;
-    Ok(redact::keys_in_json(&config))
-}
-
-/// A user and password in a URL would be stored in clear.
-fn check_urls(config: &Json) -> Result<(), CoreError> {
-    let value = config.parse::<Value>().unwrap_or_default();
-    for key in ["url", "baseUrl"] {
-        let Some(url) = value.get(key).and_then(Value::as_str) else { continue };
-        let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-        let rest = rest.ok_or_else(|| CoreError::Invalid(format!("config.{key} is not an http or https URL")))?;
-        if rest.split(['/', '?', '#']).next().is_some_and(|host| host.contains('@') || host.is_empty()) {
-            return Err(CoreError::Invalid(format!("config.{key} holds a user or password: set a secret instead")));
-        }
-    }
-    Ok(())
+/// What nobody could hold.
+fn check_scopes(scopes: Option<&Vec<String>>) -> Result<(), CoreError> {
+    scopes.into_iter().flatten().try_for_each(|scope| keys::check_scope(scope))
 }
 
 /// A configuration for the audit log; a long one by its length.

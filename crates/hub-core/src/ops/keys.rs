@@ -127,13 +127,18 @@ async fn list(ctx: Ctx, params: ListKeys) -> Result<Keys, CallError> {
     Ok(Keys { keys: rows.into_iter().map(item).collect() })
 }
 
+/// Whether a scope is one at all.
+pub(super) fn check_scope(scope: &str) -> Result<(), CoreError> {
+    if (1..=MAX_SCOPE).contains(&scope.len()) && scope.bytes().all(|b| b.is_ascii_graphic()) {
+        return Ok(());
+    }
+    let message = format!("{scope:?} is no scope: 1 to {MAX_SCOPE} ASCII letters without blanks");
+    Err(CoreError::Invalid(message))
+}
+
 /// What no operation could ever ask for, and a key that opens nothing, are slips of whoever makes the key.
 fn check_form(params: &CreateKey) -> Result<(), CoreError> {
-    let fits = |scope: &String| (1..=MAX_SCOPE).contains(&scope.len()) && scope.bytes().all(|b| b.is_ascii_graphic());
-    if let Some(scope) = params.scopes.iter().find(|scope| !fits(scope)) {
-        let message = format!("{scope:?} is no scope: 1 to {MAX_SCOPE} ASCII letters without blanks");
-        return Err(CoreError::Invalid(message));
-    }
+    params.scopes.iter().try_for_each(|scope| check_scope(scope))?;
     if let Some(pattern) = params.tools.iter().find(|pattern| Pattern::parse(pattern).is_err()) {
         let message = format!("{pattern:?} in `tools` is no pattern of ids: `*` is one whole segment, `**` the rest");
         return Err(CoreError::Invalid(message));

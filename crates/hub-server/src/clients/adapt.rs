@@ -102,6 +102,15 @@ impl Adapter {
         }
     }
 
+    /// Whether something answers where requests go: a document may be there and its API not.
+    pub(super) async fn reach(&self, client: &OpenedClient) -> Result<(), String> {
+        let Self::OpenApi(api) = self else { return Ok(()) };
+        let (base, config) = (api.now().client.base().clone(), config::<OpenApiConfig>(&client.row)?);
+        let host = base.origin().ascii_serialization();
+        let answer = status_of(base, config.allow_private, None).await;
+        answer.map(drop).map_err(|error| format!("its requests would go to {host}, which does not answer: {error}"))
+    }
+
     pub(super) async fn close(&self) {
         if let Self::Mcp(client) = self {
             client.close().await;
@@ -220,18 +229,24 @@ pub(super) async fn reach(client: &OpenedClient) -> Result<Tested, String> {
         let note = Some("there is nothing to reach: its configuration has no baseUrl".to_owned());
         return Ok(Tested { note, operations: 0 });
     };
-    let url = parsed(base)?;
     let private = config.get("allowPrivate").and_then(Value::as_bool).unwrap_or_default();
-    let http = net::client(&url, &policy(private), &ClientSettings::default()).map_err(|error| chain(&error))?;
-    let mut request = http.get(url);
-    if let Some(token) = secret(client, config.get("secret").and_then(Value::as_str))? {
-        request = request.bearer_auth(exposed(&token));
-    }
-    let answer = request.send().await.map_err(|error| net::cause(&error))?;
-    match answer.status().as_u16() {
+    let token = secret(client, config.get("secret").and_then(Value::as_str))?;
+    match status_of(parsed(base)?, private, token.as_ref()).await? {
         status @ (401 | 403) => Err(format!("it answers, and refuses the secret ({status})")),
+        status @ 500.. => Err(format!("it answers, and fails ({status})")),
         status => Ok(Tested { note: Some(format!("it answers ({status})")), operations: 0 }),
     }
+}
+
+/// Asks for a URL; answers the HTTP status.
+async fn status_of(url: Url, allow_private: bool, bearer: Option<&SecretString>) -> Result<u16, String> {
+    let http = net::client(&url, &policy(allow_private), &ClientSettings::default()).map_err(|error| chain(&error))?;
+    let mut request = http.get(url);
+    if let Some(bearer) = bearer {
+        request = request.bearer_auth(exposed(bearer));
+    }
+    let answer = request.send().await.map_err(|error| net::cause(&error))?;
+    Ok(answer.status().as_u16())
 }
 
 fn config<T: DeserializeOwned>(row: &ClientRow) -> Result<T, String> {

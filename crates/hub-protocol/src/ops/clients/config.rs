@@ -32,7 +32,7 @@ pub enum AuthKind {
     Bearer,
     /// `Authorization: Basic` with `user`.
     Basic,
-    /// An API key, in the place that the document or `in` and `name` say.
+    /// An API key, in the place that `in` and `name` say.
     ApiKey,
 }
 
@@ -85,10 +85,10 @@ wire! {
         /// User name, for `basic`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         user: Option<String>,
-        /// Where an API key goes, when not where the document says.
+        /// Where an API key goes; it needs to be said.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         r#in: Option<KeyPlace>,
-        /// Name of that header, parameter or cookie.
+        /// Name of that header, parameter or cookie; default `X-API-Key`, or `api_key` elsewhere than in a header.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
     }
