@@ -1,11 +1,13 @@
 //! What service managers and balancers are told: systemd's notifications and watchdog, and `hub-server health`.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use hub_testkit::{HubProcess, Ran, command, free_port, run, server_binary};
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixDatagram;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/hub-spoke/tests/fixtures");
@@ -58,6 +60,27 @@ async fn a_hub_without_a_service_manager_says_nothing_about_it() -> Result<()> {
     hub.signal("TERM").await?;
     assert!(hub.wait().await?.success());
     assert!(!std::fs::read_to_string(&log)?.contains("service manager"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_waits_for_the_keyring_says_so_at_once() -> Result<()> {
+    let home = TempDir::new()?;
+    let mut starting =
+        HubProcess::command(&home.path().join("data"), free_port()?, &["--keyring-command", "sleep,60"])?;
+    let mut hub = starting.stderr(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(hub.stderr.take().context("it is piped")?).lines();
+    let began = Instant::now();
+    loop {
+        let line = tokio::time::timeout(Duration::from_secs(20), lines.next_line()).await?;
+        let line = line?.context("it ended without a word")?;
+        if line.contains("waiting for keyring_command") {
+            assert!(line.contains("sleep"), "{line}");
+            break;
+        }
+        assert!(!line.contains("the hub is up") && began.elapsed() < Duration::from_secs(25), "{line}");
+    }
+    hub.kill().await?;
     Ok(())
 }
 

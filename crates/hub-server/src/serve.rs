@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hub_core::{ClusterOptions, FirstKey, Hub};
+use hub_core::{ClusterOptions, FirstKey, Hub, KeyringSource};
 use hub_protocol::HubId;
 use hub_pubsub::{Bus, EventTarget, RedisOptions};
 use hub_storage::{PostgresOptions, SqliteOptions, Stamp, Store};
@@ -136,6 +136,10 @@ pub async fn start(config: Config) -> Result<Server> {
     let hub = build_hub(store, &config, url).await?;
     let admin_key = write_first_key(&hub, &config).await?;
     // A hub whose keyring is wrong serves everything else; `readyz` and the log say what is wrong.
+    if let KeyringSource::Command(_) = config.keyring {
+        // It may ask somebody far away.
+        tracing::info!(program = config.keyring.describe(), "waiting for keyring_command to print the keyring");
+    }
     let _noted = hub.check_keyring().await;
     hub.spawn("clients", clients::run(hub.clone(), config.allow_child_processes));
     progress.reached(3);

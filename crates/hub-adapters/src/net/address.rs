@@ -59,7 +59,8 @@ fn kind_of_v4(address: Ipv4Addr) -> AddressKind {
         [0, 0, 0, 0] => AddressKind::Unspecified,
         [127, ..] => AddressKind::Loopback,
         [10, ..] | [192, 168, ..] | [172, 16..=31, ..] | [100, 64..=127, ..] => AddressKind::Private,
-        [169, 254, ..] => AddressKind::LinkLocal,
+        // The second is Azure's, for its machines alone wherever they are.
+        [169, 254, ..] | [168, 63, 129, 16] => AddressKind::LinkLocal,
         [224..=239, ..] => AddressKind::Multicast,
         // "This network", protocol assignments, documentation (three), 6to4 relays, benchmarks, future use, broadcast.
         [0, ..]

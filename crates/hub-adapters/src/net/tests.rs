@@ -54,6 +54,7 @@ const INSIDE: &[(&str, AddressKind)] = &[
     ("[64:ff9b::10.0.0.1]", AddressKind::Private),
     ("[2002:c0a8:0101::1]", AddressKind::Private),
     ("169.254.169.254", AddressKind::LinkLocal),
+    ("168.63.129.16", AddressKind::LinkLocal),
     ("[::ffff:169.254.169.254]", AddressKind::LinkLocal),
     ("[64:ff9b::a9fe:a9fe]", AddressKind::LinkLocal),
     ("[2002:a9fe:a9fe::]", AddressKind::LinkLocal),

@@ -197,6 +197,9 @@ mod tests {
         let args = parse(&["--name", "t", "--server", "https://t.example/mcp"]).unwrap();
         assert!(matches!(target(&args, &key), Ok(McpTarget::Http { .. })));
         assert!(parse(&["--name", "t"]).is_none());
+        for bad in ["bad name", "", "a/b", "ü", &"x".repeat(65)] {
+            assert!(parse(&["--name", bad, "--", "npx"]).is_none(), "{bad:?}");
+        }
         assert!(parse(&["--name", "t", "--server", "https://t.example", "--", "npx"]).is_none());
     }
 

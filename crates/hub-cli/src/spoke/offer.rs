@@ -15,7 +15,7 @@ use crate::output::Paint;
 #[derive(Debug, Args)]
 pub(super) struct OfferArgs {
     /// Name of this spoke at the hub; an imported service has it too, in scopes and errors.
-    #[arg(long)]
+    #[arg(long, value_parser = parse_name)]
     pub(super) name: String,
     /// Offer under the operations' own names, beside other providers of them.
     #[arg(long)]
@@ -156,6 +156,15 @@ pub(super) fn folder(cwd: Option<&PathBuf>) -> Result<Option<PathBuf>> {
         Some(cwd) => Err(Failure::Usage(format!("--cwd {}: no such folder", cwd.display()))),
         None => Ok(cwd.cloned()),
     }
+}
+
+/// A name that a hub takes.
+fn parse_name(text: &str) -> Result<String, String> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    if !(1..=64).contains(&text.len()) || !text.bytes().all(fits) {
+        return Err("a spoke's name is 1 to 64 of A-Z a-z 0-9 _ -".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 /// `KEY=VAL`.
