@@ -152,13 +152,19 @@ impl OpenApiClientBuilder {
                 }));
             }
         }
-        let operations = self.import.operations.into_iter().map(|one| (one.spec.id(), Arc::new(one))).collect();
+        let secrets = Scrubber::of(secrets.iter().map(ExposeSecret::expose_secret));
+        let clean = |mut one: Imported| {
+            let id = one.spec.id();
+            one.spec = secrets.declared(one.spec).filter(|clean| clean.id() == id)?;
+            Some((id, Arc::new(one)))
+        };
+        let operations = self.import.operations.into_iter().filter_map(clean).collect();
         Ok(OpenApiClient {
             base,
             http,
             policy: self.policy,
             credentials: self.credentials,
-            secrets: Arc::new(Scrubber::of(secrets.iter().map(ExposeSecret::expose_secret))),
+            secrets: Arc::new(secrets),
             headers,
             timeout: self.timeout,
             response_limit: self.response_limit,

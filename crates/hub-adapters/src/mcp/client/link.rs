@@ -163,7 +163,7 @@ impl Linker {
         let timeout = self.options.connect_timeout;
         let work = async {
             let live = self.begin().await?;
-            let tools = listing::read(&live.shared.peer, &self.options).await?;
+            let tools = listing::read(&live.shared.peer, &self.options, &self.scrubber).await?;
             Ok((live, tools))
         };
         let late = |_| {
@@ -323,7 +323,7 @@ impl Linker {
         let mut pause = SETTLE;
         loop {
             tokio::time::sleep(pause).await;
-            match tokio::time::timeout(self.options.connect_timeout, listing::read(&shared.peer, &self.options)).await {
+            match tokio::time::timeout(self.options.connect_timeout, listing::read(&shared.peer, &self.options, &self.scrubber)).await {
                 Ok(Ok(found)) => return told.tools(found),
                 Ok(Err(error)) => tracing::debug!(mcp.client = self.options.name, %error, "no list of tools yet"),
                 Err(_) => tracing::debug!(mcp.client = self.options.name, "no list of tools in time"),

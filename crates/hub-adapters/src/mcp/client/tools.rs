@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use hub_operations::{MAX_DECLARATION, Schema};
+use hub_operations::{MAX_DECLARATION, Schema, Scrubber};
 use hub_protocol::{AccessControl, OperationSpec, OperationType};
 use rmcp::model::Tool;
 use serde_json::{Map, Value, json};
@@ -85,7 +85,12 @@ impl Listed {
     }
 
     /// The tools as operations. `version` is the server's own.
-    pub(super) fn import(self, options: &McpOptions, version: Option<&str>) -> (Vec<Imported>, Vec<String>) {
+    pub(super) fn import(
+        self,
+        options: &McpOptions,
+        version: Option<&str>,
+        secrets: &Scrubber,
+    ) -> (Vec<Imported>, Vec<String>) {
         let Self { mut tools, bytes, mut more, mut left_out, .. } = self;
         let mut why = String::new();
         if bytes > MAX_BYTES {
@@ -99,10 +104,16 @@ impl Listed {
                 more = true;
                 break;
             }
+            if secrets.text(&tool.name).is_some() {
+                left_out.push("a tool with a secret in its name".to_owned());
+                continue;
+            }
             if !seen.insert(tool.name.to_string()) {
                 left_out.push(format!("a second tool {:?}", short(&tool.name)));
                 continue;
             }
+            // A program may tell what it was given in its environment.
+            let Some(tool) = secrets.declared(tool) else { continue };
             let one = one(&tool, unique(&tool.name, &mut taken), options, version);
             let bytes = size(&one.spec);
             if bytes > MAX_DECLARATION {
@@ -114,6 +125,7 @@ impl Listed {
         if more {
             left_out.insert(0, format!("all tools after the first {}{why}", all.len()));
         }
+        let left_out = left_out.into_iter().map(|what| secrets.text(&what).unwrap_or(what)).collect();
         (all, left_out)
     }
 }
@@ -257,7 +269,7 @@ mod tests {
     fn imported(tools: Vec<Value>) -> Vec<Imported> {
         let mut options = McpOptions::new("files");
         options.stream = vec!["slow".to_owned()];
-        listed(tools).import(&options, Some("v2.1.0-beta")).0
+        listed(tools).import(&options, Some("v2.1.0-beta"), &Scrubber::of([])).0
     }
 
     #[test]
@@ -295,7 +307,7 @@ mod tests {
             listed.add(serde_json::from_value(value).map_err(|error| (name, error)));
         }
         (0..=MAX_TOOLS).for_each(|n| listed.add(Ok(tool(plain(n)))));
-        let (all, left_out) = listed.import(&McpOptions::new("files"), None);
+        let (all, left_out) = listed.import(&McpOptions::new("files"), None, &Scrubber::of([]));
         assert_eq!(all.len(), MAX_TOOLS);
         assert_eq!(left_out[0], "all tools after the first 1000");
         assert!(left_out[1].starts_with("the tool \"large\": its declaration has "), "{left_out:?}");
@@ -311,12 +323,27 @@ mod tests {
         let long = "x".repeat(MAX_DECLARATION / 2);
         let tools =
             (0..40).map(|n| json!({"name": format!("t{n}"), "inputSchema": {"type": "object", "$comment": long}}));
-        let (all, left_out) = listed(tools).import(&McpOptions::new("files"), None);
+        let (all, left_out) = listed(tools).import(&McpOptions::new("files"), None, &Scrubber::of([]));
         assert!(all.len() > 10 && all.len() < 20, "{}", all.len());
         assert_eq!(
             left_out,
             [format!("all tools after the first {}: they have more than {MAX_BYTES} bytes", all.len())]
         );
+    }
+
+    #[test]
+    fn what_is_declared_holds_no_secret() {
+        let secret = "s3cret/of-files";
+        let all = [
+            json!({"name": "a", "title": secret, "description": format!("uses {secret}"), "inputSchema": {"type": "object",
+                "properties": {"p": {"default": secret, "description": "s3cret%2Fof-files", "enum": [secret]}}},
+                "outputSchema": {"type": "object", "title": secret}, "annotations": {"title": secret}}),
+            json!({"name": format!("at_{secret}"), "inputSchema": {"type": "object"}}),
+        ];
+        let (all, left_out) = listed(all).import(&McpOptions::new("files"), None, &Scrubber::of([secret]));
+        let told = serde_json::to_string(&all[0].spec).unwrap();
+        assert!(all.len() == 1 && !told.contains("s3cret") && told.contains("uses [redacted]"), "{told}");
+        assert_eq!(left_out, ["a tool with a secret in its name"]);
     }
 
     #[test]

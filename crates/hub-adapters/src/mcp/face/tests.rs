@@ -233,7 +233,7 @@ async fn arguments_that_do_not_fit_are_named() {
 #[tokio::test]
 async fn what_is_no_tool_is_told_which_there_are() {
     let host = Fake::default();
-    host.tools.lock().unwrap().push(own_tool("a.echo"));
+    host.tools.lock().unwrap().push(own_tool("a.echo", &json!(true)));
     let client = connected(host).await;
     let error = client.call_tool(CallToolRequestParams::new("a.text")).await.unwrap_err().to_string();
     assert!(error.contains("list, search, schema, call, a_echo; operations are run by `call`"), "{error}");
