@@ -5,6 +5,7 @@
 //! under AES-256-GCM with a random nonce. Record, owner, name and version are bound to the ciphertext, so that it opens
 //! nowhere else.
 
+mod lock;
 mod reencrypt;
 mod source;
 
@@ -21,6 +22,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::redact::hex;
 
+pub use lock::KeyringLock;
 pub use reencrypt::reencrypt;
 pub use source::KeyringSource;
 
@@ -47,6 +49,14 @@ pub enum KeyringError {
         from: String,
         /// What is wrong.
         reason: String,
+    },
+    /// Another process changes the file.
+    #[error("the keyring {path} is being changed by {by}: try again when that has ended")]
+    Busy {
+        /// The file.
+        path: String,
+        /// Who.
+        by: String,
     },
     /// It is not the one that the secrets are encrypted with.
     #[error("the keyring is not that of the database: {0}")]
@@ -102,12 +112,12 @@ impl fmt::Debug for Keyring {
 }
 
 impl Keyring {
-    /// A keyring with one new version.
+    /// A keyring with one new key, as this version.
     ///
     /// # Errors
     /// Without random bytes.
-    pub fn generate() -> Result<Self, KeyringError> {
-        Ok(Self { versions: vec![(1, new_key()?)] })
+    pub fn generate(version: i32) -> Result<Self, KeyringError> {
+        Ok(Self { versions: vec![(version, new_key()?)] })
     }
 
     /// Reads `v2:base64,v1:base64`.
@@ -272,7 +282,7 @@ mod tests {
 
     #[test]
     fn what_is_sealed_opens_for_the_same_record_only() {
-        let ring = Keyring::generate().unwrap();
+        let ring = Keyring::generate(1).unwrap();
         let sealed = ring.seal(&of("token"), "schlüssel".as_bytes()).unwrap();
         assert_eq!(ring.open(&of("token"), &sealed).unwrap().expose_secret(), "schlüssel");
         let others = [
@@ -287,7 +297,7 @@ mod tests {
 
     #[test]
     fn every_changed_bit_is_noticed() {
-        let ring = Keyring::generate().unwrap();
+        let ring = Keyring::generate(1).unwrap();
         let sealed = ring.seal(&of("token"), b"value").unwrap();
         let parts: [fn(&mut Sealed) -> &mut Vec<u8>; 3] = [|s| &mut s.salt, |s| &mut s.nonce, |s| &mut s.ciphertext];
         for part in parts {
@@ -308,7 +318,7 @@ mod tests {
 
     #[test]
     fn no_two_encryptions_are_alike() {
-        let ring = Keyring::generate().unwrap();
+        let ring = Keyring::generate(1).unwrap();
         let (a, b) = (ring.seal(&of("t"), b"value").unwrap(), ring.seal(&of("t"), b"value").unwrap());
         assert!(a.salt != b.salt && a.nonce != b.nonce && a.ciphertext != b.ciphertext);
         assert_eq!((a.salt.len(), a.ciphertext.len()), (SALT_LEN, 5 + 16));
@@ -316,7 +326,7 @@ mod tests {
 
     #[test]
     fn texts_are_read_back() {
-        let ring = Keyring::generate().unwrap().rotated().unwrap();
+        let ring = Keyring::generate(1).unwrap().rotated().unwrap();
         assert_eq!(ring.versions(), [2, 1]);
         let read = Keyring::parse(&format!(" {}\n", *ring.to_text())).unwrap();
         assert_eq!((read.versions(), read.checks()), (ring.versions(), ring.checks()));

@@ -64,4 +64,4 @@ pub use ops::catalogue;
 pub use router::{Called, Caller, Leash};
 pub use session::Session;
 pub use tools::Tool;
-pub use vault::{OpenedClient, agreed};
+pub use vault::{OpenedClient, agreed, next_version};

@@ -10,6 +10,9 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::keyring::{Keyring, KeyringError, KeyringSource, Sealed, SecretOf};
 use crate::{CoreError, redact};
 
+/// How often the keyring is read again when it is not the database's.
+const RELOADS: usize = 3;
+
 /// Reads the keyring when it is needed, and notices when it is not that of the database.
 #[derive(Default)]
 pub(crate) struct Vault {
@@ -51,6 +54,9 @@ impl OpenedClient {
 
 impl Vault {
     pub(crate) fn new(source: Option<KeyringSource>) -> Self {
+        if let Some(source) = &source {
+            source.remove_unfinished();
+        }
         Self { source, ..Self::default() }
     }
 
@@ -98,18 +104,22 @@ impl Vault {
     /// Reads the keyring and compares it with the database's.
     async fn current(&self, store: &Store, make: bool) -> Result<Arc<Keyring>, CoreError> {
         let source = self.source.as_ref().ok_or(KeyringError::None)?;
-        let ring = match source.load().await? {
+        let mut ring = match source.load().await? {
             Some(ring) => ring,
             None => {
-                // Another keyring than the database's would only be in the way of the right one.
-                agreed(&store.secrets().agree(BTreeMap::new()).await?)?;
+                let version = next_version(store).await?;
                 if !make {
                     return Err(KeyringError::None.into());
                 }
-                source.create().await?
+                source.create(version).await?
             }
         };
-        agreed(&store.secrets().agree(ring.checks()).await?)?;
+        let mut reloads = 0..RELOADS;
+        while let Err(foreign) = agreed(&compared(store, &ring, make).await?) {
+            // It may have been rotated since it was read.
+            let read = if reloads.next().is_some() { source.load().await? } else { None };
+            ring = read.filter(|read| read.checks() != ring.checks()).ok_or(foreign)?;
+        }
         let ring = Arc::new(ring);
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&ring));
         Ok(ring)
@@ -131,6 +141,28 @@ impl Vault {
     }
 }
 
+/// How a keyring compares with the database's. Before something is encrypted with it, one that is newer than all that
+/// was before takes the place of one that no stored secret needs.
+async fn compared(store: &Store, ring: &Keyring, encrypts: bool) -> Result<Agreement, CoreError> {
+    let found = store.secrets().agree(ring.checks()).await?;
+    if encrypts && !found.lacking.is_empty() && store.secrets().begin_anew(ring.checks()).await? {
+        return Ok(Agreement::default());
+    }
+    Ok(found)
+}
+
+/// The version that a keyring may begin with where there is none: one that no key ever had.
+///
+/// # Errors
+/// [`KeyringError::Foreign`] while secrets are stored: they need the keyring that is gone.
+pub async fn next_version(store: &Store) -> Result<i32, CoreError> {
+    let known = store.secrets().agree(BTreeMap::new()).await?;
+    if !store.secrets().versions().await?.is_empty() {
+        agreed(&known)?;
+    }
+    Ok(known.lacking.last().map_or(1, |newest| newest.saturating_add(1)))
+}
+
 fn open(ring: &Keyring, row: &SecretRow) -> Result<SecretString, KeyringError> {
     ring.open(&SecretOf { id: row.id, client: row.client_id, name: &row.name }, &Sealed::of(row))
 }
@@ -139,6 +171,7 @@ fn open(ring: &Keyring, row: &SecretRow) -> Result<SecretString, KeyringError> {
 pub(crate) fn for_callers(error: &KeyringError) -> String {
     match error {
         KeyringError::Unreadable { .. } => "the hub can't read its keyring; its log says why".to_owned(),
+        KeyringError::Busy { .. } => "the hub's keyring is being changed: try again".to_owned(),
         other => other.to_string(),
     }
 }

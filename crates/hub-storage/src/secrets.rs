@@ -157,6 +157,15 @@ impl Secrets<'_> {
         on_writer!(self.0, agree(offered))
     }
 
+    /// Notes a keyring in the place of one that is lost, when no secret is stored and all its versions are newer than
+    /// any that was known; answers whether it did.
+    ///
+    /// # Errors
+    /// What the database met.
+    pub async fn begin_anew(&self, offered: BTreeMap<i32, String>) -> Result<bool, StoreError> {
+        on_writer!(self.0, begin_anew(offered))
+    }
+
     /// Lets nothing be encrypted with a version below `least` any more.
     ///
     /// # Errors
@@ -312,6 +321,18 @@ backends! {
             note(c, known).await?;
         }
         Ok(found)
+    }
+
+    pub(super) async fn begin_anew(c: &mut Conn, offered: BTreeMap<i32, String>) -> Result<bool, StoreError> {
+        let known = known(c).await?;
+        let newest = known.versions.keys().next_back().copied().unwrap_or_default().max(known.least - 1);
+        let Some(least) = offered.keys().next().copied().filter(|least| *least > newest) else { return Ok(false) };
+        if secrets::table.count().get_result::<i64>(c).await? > 0 {
+            return Ok(false);
+        }
+        // Who still has the old keyring can encrypt nothing with it.
+        note(c, Known { versions: offered, least }).await?;
+        Ok(true)
     }
 
     pub(super) async fn drop_versions_below(c: &mut Conn, least: i32) -> Result<(), StoreError> {

@@ -143,6 +143,7 @@ stories! {
         secrets_are_replaced_and_go_with_their_client
         reencryption_spares_what_was_set_meanwhile
         keyrings_agree_by_version
+        a_keyring_begins_anew_where_no_secret_needs_the_old_one
     }
     maintenance {
         sweep_by_age

@@ -3,9 +3,11 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 
+use hub_operations::Scrubber;
 use tokio::io::AsyncReadExt as _;
 use zeroize::Zeroizing;
 
@@ -13,6 +15,13 @@ use super::{Keyring, KeyringError, MAX_TEXT};
 
 /// Longest wait for the command.
 const COMMAND_ANSWERS: Duration = Duration::from_secs(30);
+
+/// How much of a command's errors is looked at, in bytes, and how much of their last line is told, in letters.
+const MAX_SAID: usize = 4096;
+const MAX_LINE: usize = 300;
+
+/// Longest wait for the rest of a command's errors once it has ended.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Where the keyring comes from.
 #[derive(Debug, Clone)]
@@ -52,49 +61,22 @@ impl KeyringSource {
         }
     }
 
-    /// Makes a keyring where there is none; of two who try at once both get the same.
+    /// Makes a keyring where there is none, beginning with this version; of two who try at once both get the same.
     ///
     /// # Errors
     /// When the file can't be written, or is not the hub's own to make.
-    pub async fn create(&self) -> Result<Keyring, KeyringError> {
-        let Self::File { path, ours: true, .. } = self else {
-            return Err(unreadable(self.describe(), "the hub does not write there"));
-        };
-        let made = Keyring::generate()?;
-        let written = staged(path, &made).and_then(|partial| {
-            let linked = fs::hard_link(&partial, path);
-            fs::remove_file(&partial)?;
-            linked.and_then(|()| sync_folder(path))
-        });
-        match written {
-            Ok(()) => {
-                tracing::warn!(
-                    file = %path.display(),
-                    "made a keyring: back it up apart from the database, without it no secret can be read"
-                );
-                Ok(made)
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                self.load().await?.ok_or_else(|| unreadable(path.display(), error))
-            }
-            Err(error) => Err(unreadable(path.display(), error)),
+    pub async fn create(&self, version: i32) -> Result<Keyring, KeyringError> {
+        let lock = self.lock().await?;
+        if let Some(made) = self.load().await? {
+            return Ok(made);
         }
-    }
-
-    /// Puts a keyring in the place of the one in the file, as a whole or not at all.
-    ///
-    /// # Errors
-    /// When the file can't be written, or is not the hub's own to change.
-    pub fn replace(&self, with: &Keyring) -> Result<(), KeyringError> {
-        let Self::File { path, ours: true, .. } = self else {
-            return Err(unreadable(
-                self.describe(),
-                "the hub does not write there: change the keyring where it is kept",
-            ));
-        };
-        let replaced =
-            staged(path, with).and_then(|partial| fs::rename(&partial, path)).and_then(|()| sync_folder(path));
-        replaced.map_err(|error| unreadable(path.display(), error))
+        let made = Keyring::generate(version)?;
+        lock.replace(&made)?;
+        tracing::warn!(
+            file = self.describe(),
+            "made a keyring: back it up apart from the database, without it no secret can be read"
+        );
+        Ok(made)
     }
 
     /// The file or program, for people.
@@ -107,7 +89,7 @@ impl KeyringSource {
     }
 }
 
-fn unreadable(from: impl std::fmt::Display, reason: impl std::fmt::Display) -> KeyringError {
+pub(super) fn unreadable(from: impl std::fmt::Display, reason: impl std::fmt::Display) -> KeyringError {
     KeyringError::Unreadable { from: from.to_string(), reason: reason.to_string() }
 }
 
@@ -135,27 +117,22 @@ fn read(path: &Path, credential: bool) -> std::io::Result<Zeroizing<String>> {
     Ok(text)
 }
 
-/// Writes the keyring to a new file beside `path`, for the owner alone and safe from a power failure.
-fn staged(path: &Path, keyring: &Keyring) -> std::io::Result<PathBuf> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.new", uuid::Uuid::now_v7()));
-    let partial = path.with_file_name(name);
+/// Writes the keyring to a new file, for the owner alone and safe from a power failure.
+pub(super) fn staged(partial: &Path, keyring: &Keyring) -> std::io::Result<()> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&partial)?;
+    let mut file = options.open(partial)?;
     let written = file.write_all(keyring.to_text().as_bytes()).and_then(|()| file.write_all(b"\n"));
-    if let Err(error) = written.and_then(|()| file.sync_all()) {
+    written.and_then(|()| file.sync_all()).inspect_err(|_| {
         // What is left of it would be a key in a place that nobody looks at.
-        let _gone = fs::remove_file(&partial);
-        return Err(error);
-    }
-    Ok(partial)
+        let _gone = fs::remove_file(partial);
+    })
 }
 
 /// Makes the new name survive a power failure.
-fn sync_folder(path: &Path) -> std::io::Result<()> {
+pub(super) fn sync_folder(path: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::File::open(folder)?.sync_all()?;
@@ -172,23 +149,54 @@ async fn output(words: &[String]) -> Result<Zeroizing<String>, KeyringError> {
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        // Not into the log: who knows what it says there.
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| failed(&error.kind().to_string()))?;
     let mut stdout = child.stdout.take().ok_or_else(|| failed("it has no output"))?;
+    let mut stderr = child.stderr.take().ok_or_else(|| failed("it has no output"))?;
     let mut text = Zeroizing::new(String::with_capacity(MAX_TEXT + 1));
+    let mut said = Zeroizing::new(Vec::with_capacity(2 * MAX_SAID));
     let reading = async {
         let limited = &mut (&mut stdout).take(MAX_TEXT as u64);
-        limited.read_to_string(&mut text).await.map_err(|error| failed(&error.kind().to_string()))?;
-        let status = child.wait().await.map_err(|error| failed(&error.kind().to_string()))?;
-        if status.success() { Ok(()) } else { Err(failed(&status.to_string())) }
+        limited.read_to_string(&mut text).await.map_err(|error| error.kind().to_string())?;
+        let status = child.wait().await.map_err(|error| error.kind().to_string())?;
+        if status.success() { Ok(()) } else { Err(status.to_string()) }
     };
-    match tokio::time::timeout(COMMAND_ANSWERS, reading).await {
-        Ok(done) => done.map(|()| text),
-        Err(_) => Err(failed("it did not answer in time")),
+    let ended = {
+        let mut ended = pin!(tokio::time::timeout(COMMAND_ANSWERS, reading));
+        let mut hearing = pin!(hear(&mut stderr, &mut said));
+        tokio::select! {
+            () = &mut hearing => ended.await,
+            ended = &mut ended => {
+                // What stands in the pipe yet; a program that it has left behind may keep it open.
+                let _rest = tokio::time::timeout(LAST_WORDS, hearing).await;
+                ended
+            }
+        }
+    };
+    match ended.unwrap_or_else(|_| Err("it did not answer in time".to_owned())) {
+        Ok(()) => Ok(text),
+        Err(reason) => Err(failed(&[reason].into_iter().chain(last_line(&said, &text)).collect::<Vec<_>>().join(": "))),
     }
+}
+
+/// Keeps the end of what is said.
+async fn hear(stderr: &mut tokio::process::ChildStderr, said: &mut Vec<u8>) {
+    let mut buffer = [0; MAX_SAID];
+    while let Ok(length @ 1..) = stderr.read(&mut buffer).await {
+        said.drain(..said.len().saturating_sub(MAX_SAID));
+        said.extend_from_slice(&buffer[..length]);
+    }
+}
+
+/// The last line of what a command said about its failure, unless it repeats what it printed: that may be keys.
+fn last_line(said: &[u8], printed: &str) -> Option<String> {
+    let said = String::from_utf8_lossy(said);
+    let line = said.lines().map(str::trim).rfind(|line| !line.is_empty())?;
+    let keys = Scrubber::of(printed.split([',', ':', '\n']).map(str::trim).filter(|word| !word.is_empty()));
+    let line = keys.text(line).unwrap_or_else(|| line.to_owned());
+    Some(line.chars().filter(|letter| !letter.is_control()).take(MAX_LINE).collect())
 }
 
 #[cfg(all(test, unix))]
@@ -203,21 +211,23 @@ mod tests {
         let path = folder.path().join("keyring");
         let source = KeyringSource::own_file(&path);
         assert!(source.load().await.unwrap().is_none());
-        let (a, b) = (source.create().await.unwrap(), source.create().await.unwrap());
+        let (a, b) = (source.create(1).await.unwrap(), source.create(1).await.unwrap());
         assert_eq!(a.checks(), b.checks());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let rotated = a.rotated().unwrap();
-        source.replace(&rotated).unwrap();
+        source.lock().await.unwrap().replace(&rotated).unwrap();
         assert_eq!(source.load().await.unwrap().unwrap().checks(), rotated.checks());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        let mut names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["keyring", "keyring.lock"]);
 
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let refused = source.load().await.unwrap_err().to_string();
         assert!(refused.contains("640") && refused.contains("others"), "{refused}");
         let given = KeyringSource::File { path: path.clone(), ours: false, credential: true };
         assert_eq!(given.load().await.unwrap().unwrap().checks(), rotated.checks());
-        assert!(given.replace(&rotated).is_err());
+        assert!(given.lock().await.unwrap().replace(&rotated).is_err());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
         assert!(given.load().await.is_err());
         let absent = KeyringSource::File { path: folder.path().join("none"), ours: false, credential: false };
@@ -226,11 +236,29 @@ mod tests {
 
     #[tokio::test]
     async fn commands_are_run_without_a_shell() {
-        let text = Keyring::generate().unwrap().to_text().to_string();
+        let text = Keyring::generate(1).unwrap().to_text().to_string();
         let command = |words: &[&str]| KeyringSource::Command(words.iter().map(|w| (*w).to_owned()).collect());
         assert_eq!(command(&["echo", &text]).load().await.unwrap().unwrap().versions(), [1]);
         for wrong in [vec!["echo", "$HOME; ls"], vec!["false"], vec!["/no/such/program"], vec![]] {
             assert!(command(&wrong).load().await.is_err(), "{wrong:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn of_a_command_that_fails_the_last_line_of_its_errors_is_told() {
+        let run = async |script: &str| {
+            let words = ["sh", "-c", script].map(str::to_owned).to_vec();
+            KeyringSource::Command(words).load().await.unwrap_err().to_string()
+        };
+        let said = run("echo v1:a2V5a2V5a2V5; echo first >&2; echo 'no access to the key' >&2; exit 3").await;
+        assert!(said.ends_with("exit status: 3: no access to the key"), "{said}");
+        let said = run("echo v1:a2V5a2V5a2V5; echo 'got a2V5a2V5a2V5' >&2; exit 3").await;
+        assert!(said.ends_with("got [redacted]"), "{said}");
+        let said = run("yes | head -c 1000000 | tr -d '\\n' >&2; exit 3").await;
+        assert!(said.len() < 2 * MAX_LINE, "{said}");
+        // Who keeps the pipe open behind it does not hold the answer up.
+        let began = std::time::Instant::now();
+        let said = run("sleep 20 >&2 & exit 3").await;
+        assert!(said.ends_with("exit status: 3") && began.elapsed() < Duration::from_secs(10), "{said}");
     }
 }

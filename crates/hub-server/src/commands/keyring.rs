@@ -3,11 +3,9 @@
 //! Rotation is safe to end at any moment: the new key is in the file before anything is encrypted with it, the old ones
 //! stay there until nothing needs them, and each batch of secrets is one transaction.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context as _, Result};
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use hub_core::{Keyring, agreed, keyring::reencrypt};
+use hub_core::{Keyring, agreed, keyring::reencrypt, next_version};
 use hub_storage::Store;
 use serde_json::json;
 
@@ -103,22 +101,26 @@ impl Report {
 
 async fn status(config: &Config, store: &Store) -> Result<Report> {
     let ring = config.keyring.load().await?;
-    let checks = ring.as_ref().map(Keyring::checks).unwrap_or_default();
-    let agreement = store.secrets().agree(checks).await?;
+    let trouble = match &ring {
+        Some(ring) => agreed(&store.secrets().agree(ring.checks()).await?).err().map(|error| error.to_string()),
+        None => next_version(store).await.err().map(|error| error.to_string()),
+    };
     Ok(Report {
         kept_in: config.keyring.describe(),
         versions: ring.as_ref().map(Keyring::versions).unwrap_or_default(),
         used: store.secrets().versions().await?,
         reencrypted: None,
-        trouble: agreed(&agreement).err().map(|error| error.to_string()),
+        trouble,
     })
 }
 
 async fn rotate(config: &Config, store: &Store, drop_old: bool) -> Result<Report> {
     let source = &config.keyring;
+    // Until the end: another rotation would begin from the keyring that this one replaces.
+    let lock = source.lock().await?;
     let Some(old) = source.load().await? else {
-        // Unless the database has secrets: then it is lost, and that is said.
-        agreed(&store.secrets().agree(BTreeMap::new()).await?)?;
+        // Unless secrets need the one that there was: then it is lost, and that is said.
+        next_version(store).await?;
         anyhow::bail!("there is no keyring yet: it is made with the first secret");
     };
     agreed(&store.secrets().agree(old.checks()).await?)?;
@@ -126,7 +128,7 @@ async fn rotate(config: &Config, store: &Store, drop_old: bool) -> Result<Report
     let left = store.secrets().of_other_versions(old.first(), None, 1).await?;
     let mut ring = if left.is_empty() {
         let new = old.rotated()?;
-        source.replace(&new)?;
+        lock.replace(&new)?;
         new
     } else {
         old
@@ -144,7 +146,7 @@ async fn rotate(config: &Config, store: &Store, drop_old: bool) -> Result<Report
     if drop_old {
         store.secrets().drop_versions_below(ring.first()).await.context("a secret was set meanwhile: run it again")?;
         ring = ring.without_below(ring.first());
-        source.replace(&ring)?;
+        lock.replace(&ring)?;
     }
     Ok(Report {
         kept_in: source.describe(),

@@ -131,6 +131,25 @@ pub(crate) async fn keyrings_agree_by_version<B: Backend>() {
     assert!(matches!(late, Err(StoreError::Conflict { what: "version of the keyring" })));
 }
 
+pub(crate) async fn a_keyring_begins_anew_where_no_secret_needs_the_old_one<B: Backend>() {
+    let fresh = B::fresh().await;
+    let store = &fresh.store;
+    let ring = |version: i32| BTreeMap::from([(version, format!("key {version}"))]);
+    let begins = async |version: i32| store.secrets().begin_anew(ring(version)).await.unwrap();
+    assert!(store.secrets().agree(ring(37)).await.unwrap().holds());
+    let row = client("forge");
+    store.clients().insert(row.clone(), audit("a", "b"), event("e")).await.unwrap();
+    put(store, &secret(&row, "a", 37, 1)).await;
+    assert!(!begins(38).await, "a secret needs the one before");
+    store.secrets().remove("forge", "a", audit("a", "b"), event("e")).await.unwrap();
+    assert!(!begins(37).await && !begins(1).await, "a version has one key for ever");
+    assert!(begins(38).await);
+    assert!(store.secrets().agree(ring(38)).await.unwrap().holds());
+    // Nor does who has the old one write with it.
+    let late = store.secrets().put("forge", secret(&row, "b", 37, 3), false, audit("a", "b"), event("e")).await;
+    assert!(matches!(late, Err(StoreError::Conflict { what: "version of the keyring" })));
+}
+
 async fn put(store: &Store, row: &SecretRow) {
     store.secrets().put("forge", row.clone(), false, audit("secrets.set", "ada"), event("e")).await.unwrap();
 }
