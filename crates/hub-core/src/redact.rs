@@ -22,16 +22,29 @@ pub(crate) struct Kept {
 
 /// Redacts an input for the record.
 pub(crate) fn input(definition: &Definition, value: &Json) -> Kept {
-    keep(value, |v| definition.input().redact(v))
+    keep(value, definition.input().has_secrets(), |v| public(definition, v))
+}
+
+/// An input without what its schema marks. Of one that does not fit a schema with secrets nothing is public: the secret
+/// may stand under another name.
+fn public(definition: &Definition, value: &Json) -> Json {
+    let schema = definition.input();
+    if schema.has_secrets() && schema.check(value).is_err() {
+        return Value::from(REDACTED).into();
+    }
+    schema.redact(value)
 }
 
 /// Redacts the input of a call that names another operation and holds that one's input; of an operation that is not
 /// known nothing is known to be public.
-pub(crate) fn outer_input(inner: Option<&Definition>, value: &Json) -> Kept {
-    keep(value, |v| {
-        let Ok(mut parsed) = v.parse::<Value>() else { return Value::from(REDACTED).into() };
+pub(crate) fn outer_input(outer: &Definition, inner: Option<&Definition>, value: &Json) -> Kept {
+    let secrets = inner.is_none_or(|d| d.input().has_secrets());
+    keep(value, secrets, |v| {
+        // What stands in the place of `input` by mistake is as secret.
+        let fits = outer.input().check(v).is_ok();
+        let Some(mut parsed) = v.parse::<Value>().ok().filter(|_| fits) else { return Value::from(REDACTED).into() };
         if let Some(input) = parsed.get_mut("input") {
-            let redacted = inner.and_then(|d| d.input().redact(&Json::from(input.take())).parse().ok());
+            let redacted = inner.and_then(|d| public(d, &Json::from(input.take())).parse().ok());
             *input = redacted.unwrap_or_else(|| REDACTED.into());
         }
         // Of no call it is in the record.
@@ -44,7 +57,7 @@ pub(crate) fn outer_input(inner: Option<&Definition>, value: &Json) -> Kept {
 
 /// Redacts one response's `data` for the record.
 pub(crate) fn output(definition: Option<&Definition>, value: &Json) -> Kept {
-    keep(value, |v| output_of(definition, v))
+    keep(value, definition.is_none_or(|d| d.output().has_secrets()), |v| output_of(definition, v))
 }
 
 /// One response's `data` without what its schema marks; all of it when the schema is not known.
@@ -52,11 +65,13 @@ pub(crate) fn output_of(definition: Option<&Definition>, value: &Json) -> Json {
     definition.map_or_else(|| Value::from(REDACTED).into(), |d| d.output().redact(value))
 }
 
-fn keep(value: &Json, by_schema: impl FnOnce(&Json) -> Json) -> Kept {
+fn keep(value: &Json, secrets: bool, by_schema: impl FnOnce(&Json) -> Json) -> Kept {
     let size = i64::try_from(value.size()).unwrap_or(i64::MAX);
     // What nests deeper could be kept, and never be shown.
     if value.size() > KEEP || value.nests_deeper_than(MAX_NESTING) {
-        return Kept { text: None, size, hash: Some(hex(&Sha256::digest(value.as_bytes()))) };
+        // A hash tells whether a secret was guessed.
+        let hash = (!secrets).then(|| hex(&Sha256::digest(value.as_bytes())));
+        return Kept { text: None, size, hash };
     }
     Kept { text: Some(keys_in_json(&by_schema(value))), size, hash: None }
 }
@@ -130,6 +145,8 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use hub_protocol::ops::hub::CallOperation;
+
     use super::*;
 
     #[test]
@@ -148,6 +165,31 @@ mod tests {
         let escaped = format!("\"\\u0068{}\"", &key.text()[1..]);
         let cut = keys_in_json(&Json::from_text(escaped).unwrap());
         assert!(!cut.as_str().contains(key.secret()), "{}", cut.as_str());
+    }
+
+    #[test]
+    fn of_a_refused_input_of_an_operation_with_secrets_nothing_is_kept() {
+        use hub_protocol::ops::Operation;
+        let of = |spec| Definition::new(spec).unwrap();
+        let set = of(hub_protocol::ops::secrets::SetSecret::spec());
+        let create = of(hub_protocol::ops::clients::CreateClient::spec());
+        let call = of(CallOperation::spec());
+        let input = serde_json::json!({ "client": "forge", "name": "token", "vaule": "cAnArY" });
+        let large = serde_json::json!({ "client": "forge", "vaule": "cAnArY".repeat(KEEP) });
+        let aimed = serde_json::json!({ "name": "a", "type": "custom", "config": { "url": "http://u:cAnArY@h" } });
+        let calls = [
+            serde_json::json!({ "operationId": "secrets.set", "input": input }),
+            serde_json::json!({ "operationId": "secrets.set", "input": input.to_string() }),
+            serde_json::json!({ "operationId": "secrets.set", "inputs": input }),
+        ];
+        let mut kept =
+            vec![super::input(&set, &Value::from(input.to_string()).into()), super::input(&create, &aimed.into())];
+        kept.extend([input, large].map(|wrong| super::input(&set, &wrong.into())));
+        kept.extend(calls.map(|wrong| outer_input(&call, Some(&set), &wrong.into())));
+        for kept in kept {
+            assert!(kept.size > 0 && kept.hash.is_none(), "{kept:?}");
+            assert!(kept.text.as_ref().is_none_or(|text| !text.as_str().contains("cAnArY")), "{kept:?}");
+        }
     }
 
     #[test]

@@ -87,6 +87,12 @@ impl Schema {
             .collect())
     }
 
+    /// Whether it marks anything `writeOnly` or `x-secret`.
+    #[must_use]
+    pub fn has_secrets(&self) -> bool {
+        self.graph.as_ref().is_some_and(Graph::has_secrets)
+    }
+
     /// The value with every member that the schema marks `writeOnly` or `x-secret` replaced.
     #[must_use]
     pub fn redact(&self, value: &Json) -> Json {

@@ -162,7 +162,7 @@ impl Hub {
             found.or_else(|| self.directory().show(&plain))
         });
         let inner = inner.filter(|d| d.id() != CallOperation::ID);
-        (redact::outer_input(inner.as_deref(), &request.input), inner)
+        (redact::outer_input(definition, inner.as_deref(), &request.input), inner)
     }
 
     /// Binds a keyed call to its one execution.

@@ -53,6 +53,7 @@ wire! {
         r#type: ClientType,
         /// How it is reached, by type. Holds no secrets: those are set by `secrets.set` and named here.
         #[serde(default)]
+        #[schemars(extend("x-secret" = true))]
         config: Json,
         /// Whether it is in use; default true.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -65,8 +66,9 @@ wire! {
     pub struct UpdateClient {
         /// Which one.
         name: String,
-        /// The whole new configuration.
+        /// The whole new configuration. While the client has secrets, one that sends them elsewhere is refused.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("x-secret" = true))]
         config: Option<Json>,
         /// Scopes that callers of its operations need.
         #[serde(default, skip_serializing_if = "Option::is_none")]
