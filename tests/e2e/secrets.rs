@@ -1,20 +1,20 @@
 //! Secrets of external services: they are used, and found nowhere.
 
+mod aim;
+mod keyrings;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use hub_core::keyring::{Sealed, SecretOf};
-use hub_core::{Keyring, KeyringSource};
-use hub_storage::{AuditRow, ClientRow, NewEvent, SecretRow, SqliteOptions, Stamp, Store};
+use anyhow::{Result, ensure};
+use hub_storage::SecretRow;
 use hub_testkit::{HubProcess, TestStore, binary, command, database_of, eventually, free_port, http, pg_dump, run};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use uuid::Uuid;
 
 /// Its encodings all differ from it and from each other.
 pub(crate) const CANARY: &str = "cAnArY-7f/3+x=Zq9~K-end";
@@ -39,7 +39,26 @@ fn forms() -> Vec<String> {
         let text = base64(&[vec![b'x'; before].as_slice(), CANARY.as_bytes()].concat());
         text[4..text.len() - 4].to_owned()
     });
-    plain.into_iter().chain(within).collect()
+    plain.into_iter().chain(within).chain(spellings()).collect()
+}
+
+/// As libraries escape it in JSON, URLs and HTML. Each can stand in a string of JSON.
+fn spellings() -> [String; 8] {
+    let each = |spelt: fn(u8) -> String| CANARY.bytes().map(spelt).collect::<String>();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
+    [
+        CANARY.replace('/', "\\/"),
+        CANARY.replace('+', "\\u002B").replace('/', "\\/"),
+        each(|byte| format!("\\u{byte:04x}")),
+        each(|byte| format!("\\u{byte:04X}")),
+        each(|byte| format!("%{byte:02x}")),
+        each(|byte| format!("%{byte:02X}")),
+        each(|byte| format!("&#{byte};")),
+        CANARY
+            .bytes()
+            .map(|byte| if plain(byte) { char::from(byte).into() } else { format!("%25{byte:02x}") })
+            .collect(),
+    ]
 }
 
 fn base64(bytes: &[u8]) -> String {
@@ -99,11 +118,10 @@ pub(crate) async fn upstream() -> Result<(SocketAddr, Arc<Mutex<Seen>>)> {
                     return;
                 }
                 let (status, body) = if head.starts_with("GET /fail") {
-                    ("500 Oops", json!({ "error": "refused", "got": credential, "encoded": base64(CANARY.as_bytes()) }))
+                    ("500 Oops", failure(&credential))
                 } else {
-                    ("200 OK", json!({ "ok": credential == format!("Bearer {CANARY}") }))
+                    ("200 OK", json!({ "ok": credential == format!("Bearer {CANARY}") }).to_string())
                 };
-                let body = body.to_string();
                 let answer = format!(
                     "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
                     body.len()
@@ -114,6 +132,12 @@ pub(crate) async fn upstream() -> Result<(SocketAddr, Arc<Mutex<Seen>>)> {
         }
     });
     Ok((address, seen))
+}
+
+/// All that it was sent, in every spelling.
+fn failure(credential: &str) -> String {
+    let plain = json!({ "error": "refused", "got": credential, "encoded": base64(CANARY.as_bytes()) }).to_string();
+    plain.replacen('{', &format!("{{\"echo\":\"{}\",", spellings().join(" ")), 1)
 }
 
 pub(crate) fn document() -> String {
@@ -201,6 +225,23 @@ async fn a_secret_is_used_and_found_nowhere() -> Result<()> {
     ] {
         let refused = bed.call("secrets.set", wrong).await?;
         assert!(refused["code"].is_string(), "{refused}");
+    }
+    let password = json!({ "url": format!("http://me:{CANARY}@a.example/") });
+    let typo = json!({ "client": "forge", "name": "token", "vaule": CANARY });
+    for (operation, wrong) in [
+        ("secrets.set", typo.clone()),
+        ("secrets.rotate", json!(typo.to_string())),
+        ("hub.call", json!({ "operationId": "secrets.set", "input": typo })),
+        ("hub.call", json!({ "operationId": "secrets.set", "input": typo.to_string() })),
+        ("hub.call", json!({ "operationId": "secrets.set", "inputs": typo })),
+        ("clients.create", json!({ "name": "a", "type": "openapi", "config": password })),
+        ("clients.create", json!({ "name": "a", "type": "openapi", "config": {}, "token": CANARY })),
+        ("clients.create", json!({ "name": "a", "type": "mcp-server", "config": { "command": "x", "env": [CANARY] } })),
+        ("clients.update", json!({ "name": "forge", "config": { "auth": { "kind": "bearer", "token": CANARY } } })),
+        ("clients.update", json!({ "name": "forge", "config": { "auth": { "kind": CANARY } } })),
+    ] {
+        let refused = bed.call(operation, wrong).await?;
+        assert!(refused["code"].is_string(), "{operation}: {refused}");
     }
     let input = json!({ "client": "forge", "name": "token", "value": CANARY });
     let nested = bed.call("hub.call", json!({ "operationId": "secrets.rotate", "input": input })).await?;
@@ -317,102 +358,6 @@ fn deadline(after: Duration) -> Result<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotation_that_is_killed_goes_on_where_it_was() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("hub.db");
-    let source = KeyringSource::own_file(folder.path().join("keyring"));
-    let first = source.create().await?;
-    let store = Store::open_sqlite(&path, SqliteOptions::default()).await?;
-    store.secrets().agree(first.checks()).await?;
-    const SECRETS: usize = 1500;
-    fill(&store, &first, SECRETS).await?;
-    let mut interrupted = 0;
-    for pause in [5, 20, 40, 60, 90, 120, 160] {
-        let mut rotating = keyring(folder.path(), &["rotate"])?.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        tokio::time::sleep(Duration::from_millis(pause)).await;
-        rotating.start_kill()?;
-        interrupted += usize::from(!rotating.wait().await?.success());
-        all_open(&store, &source, SECRETS).await?;
-    }
-    assert!(interrupted > 0, "no rotation was interrupted");
-    for args in [vec!["rotate"], vec!["rotate", "--drop-old"]] {
-        let ran = run(&mut keyring(folder.path(), &args)?).await?;
-        assert_eq!(ran.code, Some(0), "{ran:?}");
-        all_open(&store, &source, SECRETS).await?;
-    }
-    let ring = source.load().await?.context("a keyring")?;
-    assert_eq!(ring.versions().len(), 1, "{ring:?}");
-    assert_eq!(store.secrets().versions().await?, [(ring.first(), SECRETS as u64)]);
-    // The first keyring is of no use any more, and is refused.
-    source.replace(&first)?;
-    let status = run(&mut keyring(folder.path(), &["status"])?).await?;
-    assert!(status.code == Some(1) && status.out.contains("lacks"), "{status:?}");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rotation_says_what_it_has_done() -> Result<()> {
-    let (folder, aside) = (tempfile::tempdir()?, tempfile::tempdir()?);
-    let bed = Bed::start(folder.path(), &aside.path().join("log")).await?;
-    let mut words = vec!["rotate".to_owned()];
-    if TestStore::of_run()? == TestStore::Postgres {
-        words.extend(["--database".to_owned(), database_of(folder.path())?]);
-    }
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let none = run(&mut keyring(folder.path(), &words)?).await?;
-    assert!(none.code == Some(2) && none.err.contains("no keyring yet: it is made with the first secret"), "{none:?}");
-    bed.call("clients.create", json!({ "name": "notes", "type": "custom", "config": {} })).await?;
-    bed.call("secrets.set", json!({ "client": "notes", "name": "token", "value": "letmein" })).await?;
-    let done = run(&mut keyring(folder.path(), &words)?).await?;
-    let words = "v2: 1 secrets, encrypts\n  v1: 0 secrets\nencrypted 1 secrets anew; back the keyring up";
-    assert!(done.code == Some(0) && done.out.contains(words), "{done:?}");
-    bed.hub.kill9().await
-}
-
-fn keyring(folder: &Path, args: &[&str]) -> Result<tokio::process::Command> {
-    let mut command = command(binary("hub-server")?, folder);
-    command.arg("--data-dir").arg(folder).arg("keyring").args(args);
-    Ok(command)
-}
-
-async fn fill(store: &Store, ring: &Keyring, count: usize) -> Result<()> {
-    for n in 0..count / 50 {
-        let client = client(&format!("c{n}"));
-        store.clients().insert(client.clone(), audit(), event()).await?;
-        let mut setting = tokio::task::JoinSet::new();
-        for m in 0..50 {
-            let row = sealed(ring, &client, &format!("s{m}"))?;
-            let (store, name) = (store.clone(), client.name.clone());
-            setting.spawn(async move { store.secrets().put(&name, row, false, audit(), event()).await });
-        }
-        for set in setting.join_all().await {
-            set?;
-        }
-    }
-    Ok(())
-}
-
-async fn all_open(store: &Store, source: &KeyringSource, count: usize) -> Result<()> {
-    let ring = source.load().await?.context("a keyring")?;
-    let rows = store.secrets().list(None).await?;
-    assert_eq!(rows.len(), count);
-    for row in rows {
-        let of = SecretOf { id: row.id, client: row.client_id, name: &row.name };
-        let SecretRow { version, salt, nonce, ciphertext, .. } = row.clone();
-        ring.open(&of, &Sealed { version, salt, nonce, ciphertext })?;
-    }
-    Ok(())
-}
-
-fn sealed(ring: &Keyring, client: &ClientRow, name: &str) -> Result<SecretRow> {
-    let id = Uuid::now_v7();
-    let sealed = ring.seal(&SecretOf { id, client: client.id, name }, b"a secret")?;
-    let Sealed { version, salt, nonce, ciphertext } = sealed;
-    let (name, created_at) = (name.to_owned(), Stamp::now());
-    Ok(SecretRow { id, client_id: client.id, name, version, salt, nonce, ciphertext, created_at, rotated_at: None })
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_hub_with_another_keyring_runs_and_refuses_secrets() -> Result<()> {
     let hub = hub_testkit::TestHub::start().await?;
     let call = async |hub: &hub_testkit::TestHub, operation: &str, input: Value| {
@@ -455,39 +400,4 @@ async fn a_hub_with_another_keyring_runs_and_refuses_secrets() -> Result<()> {
     let listed = call(&hub, "clients.list", json!({})).await?;
     assert_eq!(listed["data"]["clients"][0]["secrets"].as_array().map(Vec::len), Some(2), "{listed}");
     Ok(())
-}
-
-fn client(name: &str) -> ClientRow {
-    let now = Stamp::now();
-    ClientRow {
-        id: Uuid::now_v7(),
-        name: name.into(),
-        kind: "custom".into(),
-        config: json!({}).into(),
-        scopes: None,
-        enabled: true,
-        revision: 1,
-        created_at: now,
-        updated_at: now,
-        state: "pending".into(),
-        reason: None,
-        state_at: None,
-        operations: 0,
-    }
-}
-
-fn audit() -> AuditRow {
-    AuditRow {
-        id: Uuid::now_v7(),
-        at: Stamp::now(),
-        actor: "test".into(),
-        key_id: None,
-        action: "test".into(),
-        target: "test".into(),
-        details: json!({}).into(),
-    }
-}
-
-fn event() -> NewEvent {
-    NewEvent { topic: "test:1".into(), kind: "test".into(), at: Stamp::now(), payload: json!({}).into(), root: None }
 }

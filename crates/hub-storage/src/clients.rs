@@ -44,8 +44,10 @@ pub struct ClientRow {
 /// What is to become different of a client; what is `None` stays.
 #[derive(Debug, Clone, Default)]
 pub struct ClientChange {
-    /// How it is reached.
+    /// How it is reached. Refused while the client has secrets, unless they go where they went.
     pub config: Option<Json>,
+    /// Revision of the client whose secrets the new configuration sends where the old one does.
+    pub same_aim: Option<i64>,
     /// Scopes that callers need.
     pub scopes: Option<Json>,
     /// Whether it is in use.
@@ -79,7 +81,7 @@ impl Clients<'_> {
     /// Changes a client; also without any difference its revision grows.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] without the client.
+    /// [`StoreError::NotFound`] without the client, [`StoreError::Conflict`] when its secrets would go elsewhere.
     pub async fn update(
         &self,
         name: &str,
@@ -161,6 +163,13 @@ backends! {
     ) -> Result<(ClientRow, EventRow), StoreError> {
         let id = changed(c, name, at).await?;
         let row = || clients::table.find(BindId::from(id));
+        if change.config.is_some() {
+            let now: i64 = row().select(clients::revision).first(c).await?;
+            let held = secrets::table.filter(secrets::client_id.eq(BindId::from(id))).count();
+            if change.same_aim.is_none_or(|then| then + 1 != now) && held.get_result::<i64>(c).await? > 0 {
+                return Err(StoreError::Conflict { what: "client's secrets" });
+            }
+        }
         if let Some(config) = change.config {
             diesel::update(row()).set(clients::config.eq(BindDoc::from(config))).execute(c).await?;
         }

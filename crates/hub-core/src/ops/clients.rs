@@ -92,7 +92,25 @@ async fn update(ctx: Ctx, params: UpdateClient) -> Result<ClientItem, CallError>
     let config = params.config.map(|config| checked(kind_of(&row), &config)).transpose()?;
     let details = json!({ "config": config.as_ref().map(shown), "scopes": params.scopes });
     let scopes = params.scopes.as_ref().and_then(|scopes| Json::from_serialize(scopes).ok());
-    change(&ctx, &params.name, ClientChange { config, scopes, enabled: None }, "update", details).await
+    let same = config.as_ref().is_none_or(|config| aim(kind_of(&row), &row.config) == aim(kind_of(&row), config));
+    let same_aim = same.then_some(row.revision);
+    change(&ctx, &params.name, ClientChange { config, scopes, same_aim, enabled: None }, "update", details).await
+}
+
+/// What of a configuration says where secrets go, and how: all that is not known to have no part in it.
+fn aim(kind: ClientType, config: &Json) -> serde_json::Map<String, Value> {
+    let mut aim: serde_json::Map<String, Value> = config.parse().unwrap_or_default();
+    aim.retain(|_, value| !value.is_null());
+    let other: &[&str] = match kind {
+        // Without `baseUrl` the document says where requests go.
+        ClientType::OpenApi if aim.contains_key("baseUrl") => &["only", "lenient", "refreshMs", "document"],
+        ClientType::OpenApi => &["only", "lenient", "refreshMs"],
+        ClientType::McpServer => &["stream"],
+        ClientType::LlmProvider => &["models"],
+        ClientType::Vcs | ClientType::Compute | ClientType::Custom => &[],
+    };
+    aim.retain(|member, _| !other.contains(&member.as_str()));
+    aim
 }
 
 async fn enable(ctx: Ctx, params: EnableClient) -> Result<ClientItem, CallError> {
@@ -116,7 +134,13 @@ async fn change(
     let audit = audit::row(&actor(ctx), &format!("clients.{verb}"), name, details);
     let told = event(name, "changed", json!({ "by": format!("clients.{verb}") }));
     let changed = store.clients().update(name, change, Stamp::now(), audit, told).await;
-    let (row, stored) = changed.map_err(CoreError::from)?;
+    let (row, stored) = changed.map_err(|error| match error {
+        StoreError::Conflict { what: "client's secrets" } => CoreError::Conflict(format!(
+            "the secrets of {name:?} would go elsewhere than where they were set for: secrets.delete them first, and set \
+             them again"
+        )),
+        error => error.into(),
+    })?;
     ctx.hub().client_changed(stored.seq).await;
     with_secrets(ctx, row).await
 }
