@@ -25,14 +25,28 @@ pub(crate) fn input(definition: &Definition, value: &Json) -> Kept {
     keep(value, definition.input().has_secrets(), |v| public(definition, v))
 }
 
-/// An input without what its schema marks. Of one that does not fit a schema with secrets nothing is public: the secret
-/// may stand under another name.
+/// An input without what its schema marks. Of one that does not fit a schema with secrets nothing is public, and of one
+/// that does no member that the schema does not name: the secret may stand under another name.
 fn public(definition: &Definition, value: &Json) -> Json {
     let schema = definition.input();
-    if schema.has_secrets() && schema.check(value).is_err() {
-        return Value::from(REDACTED).into();
+    if !schema.has_secrets() {
+        return schema.redact(value);
     }
-    schema.redact(value)
+    let fits = schema.check(value).is_ok();
+    let Some(mut parsed) = schema.redact(value).parse::<Value>().ok().filter(|_| fits) else {
+        return Value::from(REDACTED).into();
+    };
+    blank_others(&mut parsed, definition);
+    parsed.into()
+}
+
+fn blank_others(value: &mut Value, definition: &Definition) {
+    let named = definition.spec().input_schema.get("properties");
+    for (member, value) in value.as_object_mut().into_iter().flatten() {
+        if named.is_some_and(|named| named.get(member).is_none()) {
+            *value = REDACTED.into();
+        }
+    }
 }
 
 /// Redacts the input of a call that names another operation and holds that one's input; of an operation that is not
@@ -46,6 +60,9 @@ pub(crate) fn outer_input(outer: &Definition, inner: Option<&Definition>, value:
         if let Some(input) = parsed.get_mut("input") {
             let redacted = inner.and_then(|d| public(d, &Json::from(input.take())).parse().ok());
             *input = redacted.unwrap_or_else(|| REDACTED.into());
+        }
+        if secrets {
+            blank_others(&mut parsed, outer);
         }
         // Of no call it is in the record.
         if let Some(metadata) = parsed.get_mut("metadata") {
