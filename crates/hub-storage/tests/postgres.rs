@@ -40,13 +40,13 @@ async fn newer_database_is_refused_untouched() {
     run(database.url(), "INSERT INTO __diesel_schema_migrations (version) VALUES ('9001')");
     let refused = open(database.url()).await.unwrap_err();
     let StoreError::NewerDatabase { found, known } = &refused else { panic!("{refused}") };
-    assert_eq!((found.as_str(), known.as_str()), ("9001", "0004"));
+    assert_eq!((found.as_str(), known.as_str()), ("9001", "0005"));
 }
 
 #[tokio::test]
 async fn migrating_tells_what_it_did() {
     let database = Database::new();
-    let all = ["0001_store", "0002_hubs", "0003_clients", "0004_tasks"];
+    let all = ["0001_store", "0002_hubs", "0003_clients", "0004_tasks", "0005_key_tools"];
     assert_eq!(Store::pending_postgres(database.url()).await.unwrap(), all);
     assert_eq!(Store::migrate_postgres(database.url()).await.unwrap(), all);
     assert_eq!(Store::pending_postgres(database.url()).await.unwrap(), [""; 0]);

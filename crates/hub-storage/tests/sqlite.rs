@@ -32,7 +32,7 @@ async fn newer_database_is_refused_untouched() {
     let before = std::fs::read(&path).unwrap();
     let refused = open(&path).await.unwrap_err();
     let StoreError::NewerDatabase { found, known } = &refused else { panic!("{refused}") };
-    assert_eq!((found.as_str(), known.as_str()), ("9001", "0004"));
+    assert_eq!((found.as_str(), known.as_str()), ("9001", "0005"));
     assert!(!refused.is_retryable());
     assert!(std::fs::read(&path).unwrap() == before, "the file was changed");
 }

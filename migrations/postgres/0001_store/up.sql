@@ -17,7 +17,6 @@ CREATE TABLE api_keys (
     name text COLLATE "C" NOT NULL,
     scopes text NOT NULL,
     resources text,
-    tools text NOT NULL,
     created_at timestamptz NOT NULL,
     expires_at timestamptz,
     revoked_at timestamptz,

@@ -17,7 +17,6 @@ CREATE TABLE api_keys (
     name         TEXT    NOT NULL,
     scopes       TEXT    NOT NULL,
     resources    TEXT,
-    tools        TEXT    NOT NULL,
     created_at   INTEGER NOT NULL,
     expires_at   INTEGER,
     revoked_at   INTEGER,
