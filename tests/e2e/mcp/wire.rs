@@ -282,7 +282,14 @@ async fn the_end_of_a_session_aborts_what_runs_in_it() -> Result<()> {
 async fn the_end_of_a_key_ends_its_streams() -> Result<()> {
     let hub = TestHub::start().await?;
     let admin = hub.client().await?;
-    let key = CreateKey { name: "ends".into(), scopes: vec![], resources: None, expires_at: None, account: None };
+    let key = CreateKey {
+        name: "ends".into(),
+        scopes: vec![],
+        resources: None,
+        expires_at: None,
+        account: None,
+        tools: vec![],
+    };
     let key = admin.call(&key).await?;
     let session = Session::begin(&hub, &key.secret, "2025-06-18").await?;
     let is_event = |line: &str| line == "\n";

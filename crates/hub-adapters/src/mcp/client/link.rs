@@ -323,7 +323,12 @@ impl Linker {
         let mut pause = SETTLE;
         loop {
             tokio::time::sleep(pause).await;
-            match tokio::time::timeout(self.options.connect_timeout, listing::read(&shared.peer, &self.options, &self.scrubber)).await {
+            match tokio::time::timeout(
+                self.options.connect_timeout,
+                listing::read(&shared.peer, &self.options, &self.scrubber),
+            )
+            .await
+            {
                 Ok(Ok(found)) => return told.tools(found),
                 Ok(Err(error)) => tracing::debug!(mcp.client = self.options.name, %error, "no list of tools yet"),
                 Err(_) => tracing::debug!(mcp.client = self.options.name, "no list of tools in time"),

@@ -16,11 +16,7 @@ const PAGES: usize = 100;
 pub(super) type Found = (Vec<Imported>, Vec<String>);
 
 /// All tools, a page at a time; one that is malformed is left out and not the whole list.
-pub(super) async fn read(
-    peer: &Peer<RoleClient>,
-    options: &McpOptions,
-    secrets: &Scrubber,
-) -> Result<Found, McpError> {
+pub(super) async fn read(peer: &Peer<RoleClient>, options: &McpOptions, secrets: &Scrubber) -> Result<Found, McpError> {
     let info = peer.peer_info();
     if info.as_ref().is_some_and(|info| info.capabilities.tools.is_none()) {
         return Ok(Found::default());
