@@ -34,7 +34,8 @@ async fn rotations_at_the_same_time_lose_nothing() -> Result<()> {
     };
     // Also while the first key is made.
     let (early, a, b) = tokio::join!(keyring_command(folder.path(), &["rotate"]), set("a"), set("b"));
-    (a?, b?);
+    a?;
+    b?;
     let early = early?;
     assert!(early.code == Some(0) || early.err.contains("no keyring yet"), "{early:?}");
     for round in 0..8 {
