@@ -3,6 +3,8 @@
 mod forms;
 mod spelling;
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use hub_protocol::{CallError, Json};
@@ -14,6 +16,9 @@ use forms::Forms;
 
 /// Shortest secret that is looked for in texts: shorter ones are found by chance.
 pub const MIN_SCRUBBED: usize = 6;
+
+/// Bytes of a value that is not searched between other work.
+const LONG: usize = 64 * 1024;
 
 /// Takes secrets out of texts: as they are, as base64 (also as a part of something longer, as in the header of basic
 /// authentication) or hexadecimal digits, and each of these with any of its letters escaped as JSON, URLs or HTML do.
@@ -62,9 +67,17 @@ impl Scrubber {
         Some(String::from_utf8_lossy(&clean).into_owned())
     }
 
-    /// The value without secrets.
-    #[must_use]
-    pub fn json(&self, value: Json) -> Json {
+    /// The value without secrets. A long one is searched on a thread for such work: where it is full of escapes, a MiB
+    /// takes half a second.
+    pub async fn json(self: &Arc<Self>, value: Json) -> Json {
+        if value.size() < LONG {
+            return self.json_now(value);
+        }
+        let this = Arc::clone(self);
+        tokio::task::spawn_blocking(move || this.json_now(value)).await.unwrap_or_default()
+    }
+
+    fn json_now(&self, value: Json) -> Json {
         match self.text(value.as_str()) {
             None => value,
             // A secret that reads like JSON may leave something else behind.
@@ -87,7 +100,7 @@ impl Scrubber {
         if let Some(message) = self.text(&error.message) {
             error.message = message;
         }
-        error.details = error.details.map(|details| self.json(details));
+        error.details = error.details.map(|details| self.json_now(details));
         error
     }
 }

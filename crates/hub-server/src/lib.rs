@@ -28,6 +28,7 @@ mod clients;
 pub mod commands;
 pub mod config;
 mod database;
+mod detached;
 mod http;
 mod lock;
 mod mcp;

@@ -10,15 +10,16 @@ use futures_util::{FutureExt, StreamExt, stream};
 use http::{HeaderValue, header};
 use http_body_util::{BodyExt, Full};
 use hub_adapters::mcp::{Host, HostAnswer, HostCall, HostTool, HttpFace, HttpFaceSettings, Owner};
-use hub_core::{Called, Caller, Hub, Leash, Principal, Tool};
+use hub_core::{Called, Hub, Leash, Principal, Tool};
 use hub_operations::{Answer, Items, now_ms};
-use hub_protocol::{CallError, CallRequested, ErrorCode, OperationType};
+use hub_protocol::{CallRequested, OperationType};
 use serde_json::json;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::detached;
 use crate::http::{App, Problem, auth, body};
 
 /// Where the endpoint's metadata is, below the base path; with `/mcp` at the end it means the same (RFC 9728 §3.1).
@@ -62,8 +63,6 @@ impl Host for HubHost {
     }
 }
 
-/// Makes a call in a task of its own, so that it ends by its rules and not when the SDK drops a handler. The end of the
-/// key ends it as a caller does that goes away.
 async fn run(hub: &Hub, principal: &Principal, call: HostCall) -> Called {
     // A task's call has one id for both, which is what tells its record from others.
     let id = call.call_id.unwrap_or_default();
@@ -75,23 +74,7 @@ async fn run(hub: &Hub, principal: &Principal, call: HostCall) -> Called {
     request.idempotency_key = call.idempotency_key;
     request.traceparent = call.traceparent;
     let leash = Leash { abort: call.abort, ..Leash::default() };
-    let gone = leash.gone.clone().drop_guard();
-    let (answered, answer) = oneshot::channel();
-    let (calling, caller) = (hub.clone(), Caller::new(principal));
-    hub.spawn("mcp call", async move {
-        let called = calling.call_as(id, caller, request, leash).await;
-        // Nobody left to tell; the record has the result.
-        let _gone = answered.send(called);
-    });
-    let refused = |error| Called { call_id: None, result: Err(error) };
-    let called = tokio::select! {
-        biased;
-        called = answer => called
-            .unwrap_or_else(|_| refused(CallError::new(ErrorCode::Overloaded, "the hub is draining"))),
-        end = principal.over() => return refused(end.error()),
-    };
-    // From here on dropping the stream is what tells that nobody reads it.
-    gone.disarm();
+    let called = detached::call(hub, principal, id, request, leash).await;
     let result = called.result.map(|answer| match answer {
         Answer::Many(items) => Answer::Many(while_key_lives(items, principal)),
         one @ Answer::One(_) => one,

@@ -104,10 +104,10 @@ pub(super) async fn reply(response: Response, reading: &Reading) -> Result<Reply
     }
     let envelope = envelope(response, reading).await?;
     if !streams {
-        return Ok(Reply::Envelope(reading.secrets.json(envelope.to_json())));
+        return Ok(Reply::Envelope(reading.secrets.json(envelope.to_json()).await));
     }
     // It answered at once instead of streaming: one item, in the shape of an event.
-    let item = reading.secrets.json(item("message", None, &envelope.data));
+    let item = reading.secrets.json(item("message", None, &envelope.data)).await;
     Ok(Reply::Stream(stream::once(async { Ok(item) }).boxed()))
 }
 
@@ -135,7 +135,7 @@ fn events(response: Response, reading: Reading) -> BoxStream<'static, Result<Jso
         let (mut response, mut parser, reading) = state?;
         let error = loop {
             if let Some(event) = parser.next() {
-                match checked(event, status, &reading) {
+                match checked(event, status, &reading).await {
                     Ok(item) => return Some((Ok(item), Some((response, parser, reading)))),
                     Err(error) => break error,
                 }
@@ -156,13 +156,13 @@ fn events(response: Response, reading: Reading) -> BoxStream<'static, Result<Jso
 }
 
 /// An event as an item, if it is as promised.
-fn checked(event: Event, status: StatusCode, reading: &Reading) -> Result<Json, CallError> {
+async fn checked(event: Event, status: StatusCode, reading: &Reading) -> Result<Json, CallError> {
     let Imported { spec, plan } = &*reading.operation;
     let data = Json::from_text(event.data.as_str()).unwrap_or_else(|_| Value::from(event.data.as_str()).into());
     let success = plan.answers.success(status).filter(|_| event.data != END);
     let kept = success.map_or(Ok(()), |success| success.check(EVENT_STREAM, &data, &spec.output_schema));
     reading.settle(kept, status, || shown(event.data.as_bytes(), true, &reading.secrets))?;
-    Ok(reading.secrets.json(item(&event.event, event.id.as_deref(), &data)))
+    Ok(reading.secrets.json(item(&event.event, event.id.as_deref(), &data)).await)
 }
 
 fn item(event: &str, id: Option<&str>, data: &Json) -> Json {

@@ -15,6 +15,8 @@ pub(super) struct Forms {
     /// In order, so that those that begin alike are a range.
     sorted: Vec<Vec<u8>>,
     begins: [bool; 256],
+    /// Pairs of bytes that forms begin with, a bit each.
+    pairs: Box<[u64; 1024]>,
 }
 
 /// Texts that may still be the one that is there, as a range of all, after so many of their bytes.
@@ -27,21 +29,29 @@ struct Walk {
 }
 
 impl Forms {
-    /// None of them may be empty.
+    /// Each has two bytes or more.
     pub(super) fn new(mut sorted: Vec<Vec<u8>>) -> Self {
         sorted.sort_unstable();
         sorted.dedup();
-        let mut begins = [false; 256];
-        for first in sorted.iter().filter_map(|form| form.first()) {
-            begins[usize::from(*first)] = true;
+        let (mut begins, mut pairs) = ([false; 256], Box::new([0; 1024]));
+        for form in &sorted {
+            let [first, second, ..] = form[..] else { continue };
+            begins[usize::from(first)] = true;
+            let (word, bit) = pair(first, second);
+            pairs[word] |= bit;
         }
-        Self { sorted, begins }
+        Self { sorted, begins, pairs }
+    }
+
+    /// Whether one of them may begin here; tells of nearly every place of most texts that none does.
+    fn may_begin(&self, first: u8, second: u8) -> bool {
+        let (word, bit) = pair(first, second);
+        !is_plain(first) || if is_plain(second) { self.pairs[word] & bit != 0 } else { self.begins[usize::from(first)] }
     }
 
     /// Where the longest that begins at this place ends.
     pub(super) fn end_of(&self, text: &[u8], at: usize) -> Option<usize> {
-        let byte = *text.get(at)?;
-        if is_plain(byte) && !self.begins[usize::from(byte)] {
+        if !self.may_begin(*text.get(at)?, *text.get(at + 1)?) {
             return None;
         }
         let (mut end, mut ambiguous) = (None, 0);
@@ -98,4 +108,9 @@ impl Forms {
         walk.at = letter.end;
         (walk.from < walk.to).then_some(walk)
     }
+}
+
+/// Where the bit of two bytes is.
+fn pair(first: u8, second: u8) -> (usize, u64) {
+    (usize::from(first) << 2 | usize::from(second >> 6), 1 << (second & 63))
 }

@@ -247,8 +247,8 @@ impl Responder for Responding {
                 reply = work => reply.map_err(|error| scrubber.error(error))?,
             };
             let reply = match reply {
-                Reply::Envelope(envelope) => Reply::Envelope(scrubber.json(envelope)),
-                Reply::Value(data) => Reply::Value(scrubber.json(data)),
+                Reply::Envelope(envelope) => Reply::Envelope(scrubber.json(envelope).await),
+                Reply::Value(data) => Reply::Value(scrubber.json(data).await),
                 stream @ Reply::Stream(_) => stream,
             };
             let wrapped = |data| ResponseEnvelope::local(&id, now_ms(), data).to_json();
@@ -258,9 +258,12 @@ impl Responder for Responding {
                 Reply::Envelope(envelope) => Answer::Many(stream::iter([Ok(envelope)]).boxed().into()),
                 Reply::Value(data) => Answer::Many(stream::iter([Ok(wrapped(data))]).boxed().into()),
                 Reply::Stream(items) => {
-                    let items = items.map(move |item| match item {
-                        Ok(data) => Ok(ResponseEnvelope::local(&id, now_ms(), scrubber.json(data)).to_json()),
-                        Err(error) => Err(scrubber.error(error)),
+                    let items = items.then(move |item| {
+                        let (id, scrubber) = (id.clone(), Arc::clone(&scrubber));
+                        async move {
+                            let data = scrubber.json(item.map_err(|error| scrubber.error(error))?).await;
+                            Ok(ResponseEnvelope::local(&id, now_ms(), data).to_json())
+                        }
                     });
                     let until = abort.clone();
                     let items = items.take_until(async move { until.fired().await });

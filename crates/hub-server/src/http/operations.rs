@@ -3,17 +3,17 @@ use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use futures_util::stream;
 use http::{HeaderMap, StatusCode, header};
-use hub_core::{Called, Caller, Leash, Principal};
+use hub_core::{Called, Leash, Principal};
 use hub_operations::{Answer, now_ms};
 use hub_protocol::ops::Operation;
 use hub_protocol::ops::hub::{GetSchemas, ListOperations, SearchOperations};
 use hub_protocol::{CallError, CallId, CallRequested, ErrorCode, Json, OnDisconnect, ResponseEnvelope};
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
 
 use super::auth::Auth;
 use super::body::{JsonBody, Params, Segment};
 use super::{App, Problem, sse};
+use crate::detached;
 
 /// Calls in one batch.
 const MAX_BATCH: usize = 100;
@@ -165,28 +165,8 @@ impl App {
         }
     }
 
-    /// Makes a call in a task of its own: a client that goes away then counts as gone, and the call's own
-    /// `onDisconnect` rule decides, not the moment at which its request was dropped. So does one whose key ends.
     async fn run(&self, principal: &Principal, request: CallRequested) -> Called {
-        let leash = Leash::default();
-        let gone = leash.gone.clone().drop_guard();
-        let (answered, answer) = oneshot::channel();
-        let (hub, caller) = (self.hub.clone(), Caller::new(principal));
-        self.hub.spawn("http call", async move {
-            let called = hub.call(caller, request, leash).await;
-            // Nobody left to tell; the record has the result.
-            let _gone = answered.send(called);
-        });
-        let refused = |error| Called { call_id: None, result: Err(error) };
-        let called = tokio::select! {
-            biased;
-            called = answer => called
-                .unwrap_or_else(|_| refused(CallError::new(ErrorCode::Overloaded, "the hub is draining"))),
-            end = principal.over() => return refused(end.error()),
-        };
-        // From here on dropping the stream is what tells that the client is gone.
-        gone.disarm();
-        called
+        detached::call(&self.hub, principal, CallId::new(), request, Leash::default()).await
     }
 
     /// Makes a call and answers it as HTTP.

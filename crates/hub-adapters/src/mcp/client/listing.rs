@@ -1,5 +1,7 @@
 //! Reads a server's list of tools.
 
+use std::sync::Arc;
+
 use hub_operations::Scrubber;
 use rmcp::model::{ListToolsRequest, PaginatedRequestParams, ServerResult, Tool};
 use rmcp::{Peer, RoleClient};
@@ -16,7 +18,11 @@ const PAGES: usize = 100;
 pub(super) type Found = (Vec<Imported>, Vec<String>);
 
 /// All tools, a page at a time; one that is malformed is left out and not the whole list.
-pub(super) async fn read(peer: &Peer<RoleClient>, options: &McpOptions, secrets: &Scrubber) -> Result<Found, McpError> {
+pub(super) async fn read(
+    peer: &Peer<RoleClient>,
+    options: &McpOptions,
+    secrets: &Arc<Scrubber>,
+) -> Result<Found, McpError> {
     let info = peer.peer_info();
     if info.as_ref().is_some_and(|info| info.capabilities.tools.is_none()) {
         return Ok(Found::default());
@@ -51,7 +57,9 @@ pub(super) async fn read(peer: &Peer<RoleClient>, options: &McpOptions, secrets:
         cursor = next;
     }
     let version = info.and_then(|info| info.server_info.as_ref().map(|server| server.version.clone()));
-    let (tools, left_out) = listed.import(options, version.as_deref(), secrets);
+    let (own, secrets) = (options.clone(), Arc::clone(secrets));
+    let import = tokio::task::spawn_blocking(move || listed.import(&own, version.as_deref(), &secrets));
+    let (tools, left_out) = import.await.map_err(|error| fails(&error.to_string()))?;
     if let Some(left_out) = left_out::summary(&left_out) {
         tracing::warn!(mcp.client = options.name, left_out, "not all tools of an MCP server can be offered");
     }
