@@ -162,8 +162,12 @@ async fn serve(mut stream: TcpStream, script: &Script) -> Result<()> {
 }
 
 async fn connect(server: &Server) -> Result<McpClient> {
+    looking(server, Duration::from_millis(200)).await
+}
+
+async fn looking(server: &Server, look_every: Duration) -> Result<McpClient> {
     let target = McpTarget::Http { url: server.url.clone(), bearer: None, policy: NetPolicy::private() };
-    let options = McpOptions { look_every: Duration::from_millis(200), ..McpOptions::new("far") };
+    let options = McpOptions { look_every, ..McpOptions::new("far") };
     Ok(McpClient::connect(target, options).await?)
 }
 
@@ -251,7 +255,7 @@ async fn a_request_that_is_taken_and_not_answered_fails_at_once() -> Result<()> 
 async fn answers_that_are_none_cost_their_calls_only() -> Result<()> {
     let script = Arc::new(Script::default());
     let server = Server::start(0, &script).await?;
-    let client = connect(&server).await?;
+    let client = looking(&server, Duration::from_secs(10)).await?;
     for (called, code, words) in [
         (
             (|id| as_json("200 OK", &refusal(id, "no session with the browser"))) as Says,
@@ -300,6 +304,11 @@ async fn streams_that_end_without_an_answer_cost_their_calls_only() -> Result<()
     const CALLS: &[(Says, ErrorCode, &str)] = &[
         (|_| events(": nothing\n\n"), ErrorCode::SpokeDisconnected, ""),
         (|_| events("data: nonsense\n\n"), ErrorCode::SpokeDisconnected, ""),
+        (
+            |id| events(&format!("data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":NaN}}\n\n")),
+            ErrorCode::ExecutionError,
+            "not readable",
+        ),
         (|_| events(&format!("data: {}\n\n", refusal(&Value::Null, "x"))), ErrorCode::SpokeDisconnected, ""),
         (|_| events("data: {\"jsonrpc\":\"2.0\",\"id\":99,\"result\":{}}\n\n"), ErrorCode::SpokeDisconnected, ""),
         (
@@ -316,7 +325,8 @@ async fn streams_that_end_without_an_answer_cost_their_calls_only() -> Result<()
     ];
     let script = Arc::new(Script::default());
     let server = Server::start(0, &script).await?;
-    let client = connect(&server).await?;
+    // A look that has to wait for long is told of, and it waits behind large answers.
+    let client = looking(&server, Duration::from_secs(10)).await?;
     for (called, code, words) in CALLS {
         *script.called.lock().unwrap() = Some(*called);
         let error = call(&client).await.err().context("no answer")?;

@@ -33,13 +33,10 @@ fn public(definition: &Definition, value: &Json) -> Json {
         return schema.redact(value);
     }
     let fits = schema.check(value).is_ok();
-    let Some(mut parsed) = schema.redact(value).parse::<Value>().ok().filter(|_| fits) else {
-        return Value::from(REDACTED).into();
-    };
-    blank_others(&mut parsed, definition);
-    parsed.into()
+    if fits { schema.redact_unnamed(value) } else { Value::from(REDACTED).into() }
 }
 
+/// Blanks what the operation does not name, of an input whose own schema marks nothing.
 fn blank_others(value: &mut Value, definition: &Definition) {
     let named = definition.spec().input_schema.get("properties");
     for (member, value) in value.as_object_mut().into_iter().flatten() {
@@ -186,6 +183,7 @@ mod tests {
 
     #[test]
     fn of_a_refused_input_of_an_operation_with_secrets_nothing_is_kept() {
+        use hub_protocol::OperationSpec;
         use hub_protocol::ops::Operation;
         let of = |spec| Definition::new(spec).unwrap();
         let set = of(hub_protocol::ops::secrets::SetSecret::spec());
@@ -199,8 +197,15 @@ mod tests {
             serde_json::json!({ "operationId": "secrets.set", "input": input.to_string() }),
             serde_json::json!({ "operationId": "secrets.set", "inputs": input }),
         ];
-        let mut kept =
-            vec![super::input(&set, &Value::from(input.to_string()).into()), super::input(&create, &aimed.into())];
+        let nested = serde_json::json!({ "definitions": { "In": { "properties": { "auth": { "type": "object",
+            "properties": { "token": { "type": "string", "writeOnly": true } } } } } }, "$ref": "#/definitions/In" });
+        let nested = of(OperationSpec { input_schema: nested, ..hub_protocol::ops::secrets::SetSecret::spec() });
+        let misspelt = serde_json::json!({ "auth": { "tokne": "cAnArY" }, "auht": { "token": "cAnArY" } });
+        let mut kept = vec![
+            super::input(&set, &Value::from(input.to_string()).into()),
+            super::input(&create, &aimed.into()),
+            super::input(&nested, &misspelt.into()),
+        ];
         kept.extend([input, large].map(|wrong| super::input(&set, &wrong.into())));
         kept.extend(calls.map(|wrong| outer_input(&call, Some(&set), &wrong.into())));
         for kept in kept {

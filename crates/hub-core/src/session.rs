@@ -272,6 +272,9 @@ async fn forward(hub: Hub, session: Weak<Session>) {
 
 /// Ends with the session, or with what the store met.
 async fn forward_from(hub: &Hub, session: &Weak<Session>, position: &mut Option<u64>) -> Result<(), CoreError> {
+    if position.is_none() {
+        *position = Some(hub.log().last().await?);
+    }
     let mut items = std::pin::pin!(hub.log().read(*position, None).await?);
     while let Some(item) = items.next().await {
         let LogItem::Event(row) = item? else { continue };

@@ -50,7 +50,7 @@ impl Schema {
             .build(schema)
             .map_err(|e| SchemaError(e.masked().to_string()))?;
         let graph = Graph::of(&shape, schema, &parts);
-        Ok(Self { validator: Some(validator), graph, takes_objects: objects::may_fit(schema, schema) })
+        Ok(Self { validator: Some(validator), graph, takes_objects: objects::may_fit(schema, &shape) })
     }
 
     /// Whether every value fits and nothing is secret.
@@ -96,6 +96,17 @@ impl Schema {
     /// The value with every member that the schema marks `writeOnly` or `x-secret` replaced.
     #[must_use]
     pub fn redact(&self, value: &Json) -> Json {
+        self.redacted(value, false)
+    }
+
+    /// As [`Schema::redact`]; where it marks anything, also without members that it does not name in a place where it
+    /// names some: a secret may stand under a misspelt name.
+    #[must_use]
+    pub fn redact_unnamed(&self, value: &Json) -> Json {
+        self.redacted(value, true)
+    }
+
+    fn redacted(&self, value: &Json, unnamed: bool) -> Json {
         let Some(secrets) = self.graph.as_ref().filter(|graph| graph.has_secrets()) else {
             return value.clone();
         };
@@ -103,7 +114,7 @@ impl Schema {
             // Unreadable, so nothing in it can be told apart from a secret.
             return Value::from(REDACTED).into();
         };
-        secrets.blank(&mut parsed);
+        secrets.blank(&mut parsed, unnamed);
         parsed.into()
     }
 }

@@ -10,12 +10,16 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use hub_protocol::{CallError, Json};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::REDACTED;
 use forms::Forms;
 
 /// Shortest secret that is looked for in texts: shorter ones are found by chance.
 pub const MIN_SCRUBBED: usize = 6;
+
+/// From so many bytes on a secret in small letters is no word.
+const NO_WORD: usize = 16;
 
 /// Bytes of a value that is not searched between other work.
 const LONG: usize = 64 * 1024;
@@ -39,7 +43,10 @@ impl Scrubber {
         for secret in secrets {
             let bytes = secret.as_bytes();
             let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            let found = [secret.to_owned(), hex.to_uppercase(), hex];
+            // Names of hosts and of media types are read in small letters.
+            let small = secret.to_lowercase();
+            let small = if small.len() < NO_WORD { String::new() } else { small };
+            let found = [secret.to_owned(), hex.to_uppercase(), hex, small];
             forms.extend(found.into_iter().chain(in_base64(bytes)).filter(|form| form.len() >= MIN_SCRUBBED));
         }
         Self { forms: Forms::new(forms.into_iter().map(String::into_bytes).collect()) }
@@ -74,7 +81,7 @@ impl Scrubber {
             return self.json_now(value);
         }
         let this = Arc::clone(self);
-        tokio::task::spawn_blocking(move || this.json_now(value)).await.unwrap_or_default()
+        tokio::task::spawn_blocking(move || this.json_now(value)).await.unwrap_or_else(|_| Value::from(REDACTED).into())
     }
 
     fn json_now(&self, value: Json) -> Json {
@@ -95,13 +102,20 @@ impl Scrubber {
     }
 
     /// The error without secrets.
-    #[must_use]
-    pub fn error(&self, mut error: CallError) -> CallError {
+    pub async fn error(self: &Arc<Self>, mut error: CallError) -> CallError {
         if let Some(message) = self.text(&error.message) {
             error.message = message;
         }
-        error.details = error.details.map(|details| self.json_now(details));
+        if let Some(details) = error.details.take() {
+            error.details = Some(self.json(details).await);
+        }
         error
+    }
+
+    /// Looks for what the other one does, too.
+    #[must_use]
+    pub fn with(&self, other: &Self) -> Self {
+        Self { forms: self.forms.with(&other.forms) }
     }
 }
 
@@ -130,10 +144,10 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn secrets_are_cut_out_in_every_spelling() {
+    #[tokio::test]
+    async fn secrets_are_cut_out_in_every_spelling() {
         let secret = "a/\"b\\c+d e";
-        let scrubber = Scrubber::of([secret, "abc"]);
+        let scrubber = Arc::new(Scrubber::of(["abc"]).with(&Scrubber::of([secret])));
         for form in [
             secret,
             "a/\\\"b\\\\c+d e",
@@ -147,7 +161,7 @@ mod tests {
         }
         assert!(scrubber.text("nothing of it").is_none());
         let error = CallError::new(ErrorCode::ExecutionError, secret).with_details(&json!({ "said": secret }));
-        let clean = scrubber.error(error);
+        let clean = scrubber.error(error).await;
         assert!(!clean.message.contains("b\\c") && clean.details.is_some_and(|d| !d.as_str().contains("c+d")));
     }
 
@@ -173,6 +187,8 @@ mod tests {
         // Its own escapes, and what looks like them at its ends, are its letters.
         let odd = Scrubber::of(["%25%2F\\\\u0041&amp;"]);
         assert_eq!(odd.text("\\%%25%2F\\\\u0041&amp;%2F").as_deref(), Some("\\%[redacted]%2F"));
+        let host = "http://tr0ub4dor-correct-horse.example";
+        assert_eq!(Scrubber::of(["Tr0ub4dor-Correct-Horse"]).text(host).as_deref(), Some("http://[redacted].example"));
         // A space, as forms write it.
         assert_eq!(Scrubber::of(["a long secret"]).text("q=a+long+secret&").as_deref(), Some("q=[redacted]&"));
     }

@@ -166,8 +166,9 @@ backends! {
         if change.config.is_some() {
             let now: i64 = row().select(clients::revision).first(c).await?;
             let held = secrets::table.filter(secrets::client_id.eq(BindId::from(id))).count();
-            if change.same_aim.is_none_or(|then| then + 1 != now) && held.get_result::<i64>(c).await? > 0 {
-                return Err(StoreError::Conflict { what: "client's secrets" });
+            let stale = change.same_aim.is_some_and(|then| then + 1 != now);
+            if (stale || change.same_aim.is_none()) && held.get_result::<i64>(c).await? > 0 {
+                return Err(StoreError::Conflict { what: if stale { "client" } else { "client's secrets" } });
             }
         }
         if let Some(config) = change.config {

@@ -114,6 +114,14 @@ impl Leases<'_> {
         let name = name.to_owned();
         on_writer_once!(self.0, release(name, holder))
     }
+
+    /// Ends all leases that `holder` has.
+    ///
+    /// # Errors
+    /// What the database met.
+    pub async fn release_all(&self, holder: HubId) -> Result<(), StoreError> {
+        on_writer_once!(self.0, release_all(holder))
+    }
 }
 
 #[derive(Insertable, AsChangeset, Queryable, Selectable)]
@@ -221,6 +229,11 @@ backends! {
     pub(super) async fn release(c: &mut Conn, name: String, holder: HubId) -> Result<(), StoreError> {
         let held = leases::table.find(name).filter(leases::holder.eq(BindId::from(holder)));
         diesel::delete(held).execute(c).await?;
+        Ok(())
+    }
+
+    pub(super) async fn release_all(c: &mut Conn, holder: HubId) -> Result<(), StoreError> {
+        diesel::delete(leases::table.filter(leases::holder.eq(BindId::from(holder)))).execute(c).await?;
         Ok(())
     }
 }

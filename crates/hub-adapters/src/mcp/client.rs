@@ -16,7 +16,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hub_operations::{RegistryBuilder, Reply};
+use futures_util::StreamExt;
+use hub_operations::{RegistryBuilder, Reply, Scrubber};
 use hub_protocol::{AccessControl, CallError, Json, OperationSpec};
 use secrecy::SecretString;
 use tokio::sync::watch;
@@ -201,6 +202,8 @@ pub struct McpClient {
     tools: watch::Receiver<Arc<Vec<Imported>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Takes credentials out of what the server says: some repeat what they were sent.
+    secrets: Arc<Scrubber>,
     _guard: DropGuard,
 }
 
@@ -214,13 +217,14 @@ impl McpClient {
         let guard = stop.clone().drop_guard();
         let tasks = TaskTracker::new();
         let linker = Linker::new(target, options.clone(), tasks.clone())?;
+        let secrets = linker.secrets();
         let (live, (found, left_out)) = linker.establish().await?;
         let (link, watched) = watch::channel(Some(live.shared()));
         let (told, health) = watch::channel(Health { trouble: None, left_out: left_out::summary(&left_out) });
         let (specs, imported) = watch::channel(Arc::new(found.iter().map(|i| i.spec.clone()).collect::<Vec<_>>()));
         let (all, tools) = watch::channel(Arc::new(found));
         tasks.spawn(linker.supervise(live, link::Told { link, tools: all, specs, health: told }, stop.clone()));
-        Ok(Self { options, link: watched, health, imported, tools, tasks, stop, _guard: guard })
+        Ok(Self { options, link: watched, health, imported, tools, tasks, stop, secrets, _guard: guard })
     }
 
     /// The tools as operations, now.
@@ -257,7 +261,16 @@ impl McpClient {
         input: Json,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<Reply, CallError> {
-        self.run_tool(tool, &input, None, stop).await.map(|done| Reply::Envelope(done.envelope()))
+        let done = self.run_tool(tool, &input, None, stop).await;
+        self.clean(done.map(reply::Done::envelope)).await.map(Reply::Envelope)
+    }
+
+    /// An answer without what the server repeats of its credentials.
+    async fn clean(&self, answer: Result<Json, CallError>) -> Result<Json, CallError> {
+        match answer {
+            Ok(answer) => Ok(self.secrets.json(answer).await),
+            Err(error) => Err(reply::shortened(self.secrets.error(error).await)),
+        }
     }
 
     /// Runs an imported operation by its id: a tool, or a tool as a stream.
@@ -269,7 +282,12 @@ impl McpClient {
             self.tools.borrow().iter().find(|i| i.spec.id() == operation_id).map(|i| (i.tool.clone(), i.stream));
         let (tool, stream) = found.ok_or_else(|| hub_operations::Definition::not_found(operation_id))?;
         if stream {
-            return Ok(Reply::Stream(self.stream_tool(tool, input)));
+            let items = Arc::clone(&self).stream_tool(tool, input);
+            let items = items.then(move |item| {
+                let client = Arc::clone(&self);
+                async move { client.clean(item).await }
+            });
+            return Ok(Reply::Stream(items.boxed()));
         }
         self.call(&tool, input, std::future::pending()).await
     }

@@ -90,7 +90,11 @@ where
     async fn next(&mut self) -> Option<Result<ClientJsonRpcMessage, Fault>> {
         loop {
             if let Some(message) = self.due.pop_front() {
-                return Some(message.and_then(Message::parsed));
+                let begins = message.as_ref().is_ok_and(Message::begins);
+                let parsed = message.and_then(Message::parsed);
+                // One that is none begins nothing.
+                self.begun &= !(begins && parsed.is_err());
+                return Some(parsed);
             }
             match self.line().await?.and_then(|line| message::read(&line)) {
                 Ok(Posted::One(message)) if !message.begins() => self.due.push_back(Ok(message)),

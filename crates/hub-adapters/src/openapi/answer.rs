@@ -61,7 +61,7 @@ pub(super) struct Reading {
 
 impl Reading {
     /// What becomes of an answer that breaks its document. `body` is what it was.
-    fn settle(
+    async fn settle(
         &self,
         kept: Result<(), Broken>,
         status: StatusCode,
@@ -78,7 +78,7 @@ impl Reading {
             head["violations"] = serde_json::to_value(&broken.violations).unwrap_or_default();
         }
         let error = CallError { details: details(&head, &body()), ..failed(broken.message) };
-        Err(self.secrets.error(error))
+        Err(self.secrets.error(error).await)
     }
 
     /// An error after the upstream has taken the request: whoever repeats a change makes it twice.
@@ -117,7 +117,7 @@ async fn envelope(response: Response, reading: &Reading) -> Result<ResponseEnvel
     let body = content::read(response, reading.limit).await?;
     let Imported { spec, plan } = &*reading.operation;
     let (data, kept) = content::data(&body, &content_type, plan.answers.success(status), &spec.output_schema);
-    reading.settle(kept, status, || shown(&body, is_json(&essence(&content_type)), &reading.secrets))?;
+    reading.settle(kept, status, || shown(&body, is_json(&essence(&content_type)), &reading.secrets)).await?;
     let meta = ResponseMeta::Http {
         status_code: status.as_u16(),
         headers: passed_on(&headers, &reading.secrets),
@@ -161,7 +161,7 @@ async fn checked(event: Event, status: StatusCode, reading: &Reading) -> Result<
     let data = Json::from_text(event.data.as_str()).unwrap_or_else(|_| Value::from(event.data.as_str()).into());
     let success = plan.answers.success(status).filter(|_| event.data != END);
     let kept = success.map_or(Ok(()), |success| success.check(EVENT_STREAM, &data, &spec.output_schema));
-    reading.settle(kept, status, || shown(event.data.as_bytes(), true, &reading.secrets))?;
+    reading.settle(kept, status, || shown(event.data.as_bytes(), true, &reading.secrets)).await?;
     Ok(reading.secrets.json(item(&event.event, event.id.as_deref(), &data)).await)
 }
 
@@ -191,7 +191,8 @@ pub(super) async fn failure(response: Response, plan: &Plan, secrets: &Scrubber)
 
 /// A body as the details of an error have it.
 fn shown(body: &[u8], is_json: bool, secrets: &Scrubber) -> Json {
-    let text = String::from_utf8_lossy(body);
+    // More than is shown: of a secret across the end only the beginning may be there.
+    let text = String::from_utf8_lossy(&body[..body.len().min(2 * MAX_ERROR_BODY)]);
     let mut text = secrets.text(&text).unwrap_or_else(|| text.into_owned());
     text.truncate(text.floor_char_boundary(MAX_ERROR_BODY));
     match Json::from_text(text.as_str()) {

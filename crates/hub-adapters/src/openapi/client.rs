@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use hub_operations::{Definition, Reply, Scrubber, until};
-use hub_protocol::{CallError, ErrorCode, Json};
+use hub_protocol::{CallError, ErrorCode, Json, OperationSpec};
 use reqwest::Response;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
@@ -15,12 +15,14 @@ use url::Url;
 
 use super::answer::{self, Reading, failed};
 use super::auth::{Apply, Credential, Credentials, headers};
+use super::document::ImportError;
 use super::import::{Import, Imported, Skipped};
 use super::plan::{Place, Plan};
 use super::promise::Lenience;
 use super::request::{Outgoing, build};
 use super::server::same_origin;
 use crate::left_out;
+use crate::mark::marked;
 use crate::net::{self, ClientSettings, NetError, NetPolicy};
 
 /// Most repetitions of a safe request, and most redirects that one follows.
@@ -153,12 +155,20 @@ impl OpenApiClientBuilder {
             }
         }
         let secrets = Scrubber::of(secrets.iter().map(ExposeSecret::expose_secret));
-        let clean = |mut one: Imported| {
-            let id = one.spec.id();
-            one.spec = secrets.declared(one.spec).filter(|clean| clean.id() == id)?;
-            Some((id, Arc::new(one)))
-        };
-        let operations = self.import.operations.into_iter().filter_map(clean).collect();
+        let (mut operations, mut skipped) = (BTreeMap::new(), self.import.skipped);
+        for mut one in self.import.operations {
+            match without(&secrets, &one.spec) {
+                Some(spec) => {
+                    one.spec = spec;
+                    operations.insert(one.spec.id(), Arc::new(one));
+                }
+                None => skipped.push(Skipped {
+                    method: one.plan.method().to_string(),
+                    path: one.plan.path().to_owned(),
+                    reason: ImportError::shape("", "a credential stands in what it declares"),
+                }),
+            }
+        }
         Ok(OpenApiClient {
             base,
             http,
@@ -170,9 +180,21 @@ impl OpenApiClientBuilder {
             response_limit: self.response_limit,
             lenient: self.lenient,
             operations,
-            skipped: self.import.skipped,
+            skipped,
             shortened: self.import.shortened,
         })
+    }
+}
+
+/// A declaration without secrets, which has a version of its own; `None` when it can't be without them. Where it is offered
+/// and who may call it is not the document's.
+fn without(secrets: &Scrubber, spec: &OperationSpec) -> Option<OperationSpec> {
+    let mut clean = secrets.declared(spec.clone())?;
+    clean.namespace.clone_from(&spec.namespace);
+    clean.access_control.clone_from(&spec.access_control);
+    match clean == *spec {
+        true => Some(clean),
+        false => (clean.name == spec.name).then(|| marked(clean)),
     }
 }
 

@@ -233,6 +233,8 @@ fn parse_json(text: &str) -> Result<Value, ImportError> {
 fn parse_yaml(text: &str) -> Result<Value, ImportError> {
     let mut options = serde_saphyr::Options::default();
     options.with_snippet = false;
+    // As YAML 1.2 has it: `no` and `y` are texts.
+    options.strict_booleans = true;
     // A document has few aliases; what they expand to is bounded, so that nested ones can't fill the memory.
     options.alias_limits.max_total_replayed_events = 200_000;
     if let Some(budget) = &mut options.budget {
@@ -304,6 +306,9 @@ mod tests {
         let yaml = "openapi: 3.1.0\ninfo: {title: T, version: '1'}\npaths:\n  /a:\n    get:\n      responses:\n        200:\n          description: ok\n";
         assert_eq!(Document::parse(json).unwrap().root, Document::parse(yaml).unwrap().root);
         assert_eq!(Document::parse(yaml).unwrap().title(), Some("T"));
+        let words = "openapi: 3.1.0\ny: [y, n, no, on, Off, yes, true, ~]\n";
+        let root = Document::parse(words).unwrap().root;
+        assert_eq!(root["y"], serde_json::json!(["y", "n", "no", "on", "Off", "yes", true, null]));
     }
 
     #[test]

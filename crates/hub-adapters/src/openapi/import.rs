@@ -17,8 +17,8 @@ use super::{parameters, responses, server};
 use crate::left_out;
 use crate::mark::marked;
 
-/// Methods that become operations; TRACE would only show the request with its credentials.
-const METHODS: [(&str, Method); 7] = [
+/// Methods that may become operations.
+const METHODS: [(&str, Method); 8] = [
     ("get", Method::GET),
     ("put", Method::PUT),
     ("post", Method::POST),
@@ -26,6 +26,7 @@ const METHODS: [(&str, Method); 7] = [
     ("options", Method::OPTIONS),
     ("head", Method::HEAD),
     ("patch", Method::PATCH),
+    ("trace", Method::TRACE),
 ];
 
 /// Longest description of an operation, in characters.
@@ -256,6 +257,9 @@ impl Importer<'_> {
         operation: &Value,
     ) -> Result<Option<Imported>, ImportError> {
         let lower = method.as_str().to_ascii_lowercase();
+        if *method == Method::TRACE {
+            return Err(ImportError::shape(lower, "it would only show the request with its credentials"));
+        }
         if !operation.is_object() {
             return Err(ImportError::shape(lower, "the operation is no object"));
         }

@@ -120,13 +120,13 @@ impl Graph {
         below && node.same.iter().all(|part| self.look(value, *part, left))
     }
 
-    /// Replaces what is marked.
-    pub(super) fn blank(&self, value: &mut Value) {
-        self.blank_by(value, vec![self.root]);
+    /// Replaces what is marked, and perhaps what has no name where others have one.
+    pub(super) fn blank(&self, value: &mut Value, unnamed: bool) {
+        self.blank_by(value, vec![self.root], unnamed);
     }
 
     /// The value's nesting, which its parser bounds, bounds the recursion.
-    fn blank_by(&self, value: &mut Value, schemas: Vec<usize>) {
+    fn blank_by(&self, value: &mut Value, schemas: Vec<usize>, unnamed: bool) {
         let nodes = self.all_of(schemas);
         if nodes.iter().any(|node| node.secret) {
             *value = REDACTED.into();
@@ -134,7 +134,13 @@ impl Graph {
         }
         match value {
             Value::Object(members) => {
+                let listed = nodes.iter().any(|node| !node.members.is_empty());
+                let named = |node: &&Node, name: &str| node.members.contains_key(name) || !node.any_member.is_empty();
                 for (name, member) in members {
+                    if unnamed && listed && !nodes.iter().any(|node| named(node, name)) {
+                        *member = REDACTED.into();
+                        continue;
+                    }
                     let mut below = Vec::new();
                     for node in &nodes {
                         match node.members.get(name) {
@@ -144,7 +150,7 @@ impl Graph {
                         below.extend(&node.any_member);
                     }
                     if !below.is_empty() {
-                        self.blank_by(member, below);
+                        self.blank_by(member, below, unnamed);
                     }
                 }
             }
@@ -152,7 +158,7 @@ impl Graph {
                 let below: Vec<usize> =
                     nodes.iter().flat_map(|node| node.items.iter().chain(&node.first)).copied().collect();
                 if !below.is_empty() {
-                    items.iter_mut().for_each(|item| self.blank_by(item, below.clone()));
+                    items.iter_mut().for_each(|item| self.blank_by(item, below.clone(), unnamed));
                 }
             }
             _ => {}

@@ -43,6 +43,10 @@ impl Forms {
         Self { sorted, begins, pairs }
     }
 
+    pub(super) fn with(&self, other: &Self) -> Self {
+        Self::new(self.sorted.iter().chain(&other.sorted).cloned().collect())
+    }
+
     /// Whether one of them may begin here; tells of nearly every place of most texts that none does.
     fn may_begin(&self, first: u8, second: u8) -> bool {
         let (word, bit) = pair(first, second);

@@ -1,6 +1,6 @@
 //! A spoke in this process.
 
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -99,14 +99,30 @@ impl Link {
         registry: Registry<CallLimits>,
         scrubber: Arc<Scrubber>,
     ) -> Result<(), CallError> {
-        self.offer(registry).await?;
-        *self.serve.now.write().unwrap_or_else(PoisonError::into_inner) = Now { scrubber, refusal: None };
-        Ok(())
+        // Calls reach the new connection while the hub is told of it.
+        let before = self.clean_with(|before| Arc::new(before.with(&scrubber)));
+        let offered = self.offer(registry).await;
+        match &offered {
+            Ok(()) => *self.now() = Now { scrubber, refusal: None },
+            Err(_) => drop(self.clean_with(|_| before)),
+        }
+        offered
+    }
+
+    /// Cleans what calls answer that begin from now on with another scrubber; returns the one before.
+    fn clean_with(&self, other: impl FnOnce(&Scrubber) -> Arc<Scrubber>) -> Arc<Scrubber> {
+        let mut now = self.now();
+        let other = other(&now.scrubber);
+        std::mem::replace(&mut now.scrubber, other)
+    }
+
+    fn now(&self) -> RwLockWriteGuard<'_, Now> {
+        self.serve.now.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Answers calls with this from now on, until another connection is offered; those that run go on.
     pub(super) fn refuse(&self, error: CallError) {
-        self.serve.now.write().unwrap_or_else(PoisonError::into_inner).refusal = Some(error);
+        self.now().refusal = Some(error);
     }
 
     /// Waits until no call runs.
@@ -244,12 +260,13 @@ impl Responder for Responding {
             let reply = tokio::select! {
                 () = abort.fired() => return Err(CallError::new(ErrorCode::Aborted, "the call was aborted")),
                 () = serve.over.cancelled() => return Err(serve.ending()),
-                reply = work => reply.map_err(|error| scrubber.error(error))?,
+                reply = work => reply,
             };
             let reply = match reply {
-                Reply::Envelope(envelope) => Reply::Envelope(scrubber.json(envelope).await),
-                Reply::Value(data) => Reply::Value(scrubber.json(data).await),
-                stream @ Reply::Stream(_) => stream,
+                Ok(Reply::Envelope(envelope)) => Reply::Envelope(scrubber.json(envelope).await),
+                Ok(Reply::Value(data)) => Reply::Value(scrubber.json(data).await),
+                Ok(stream @ Reply::Stream(_)) => stream,
+                Err(error) => return Err(scrubber.error(error).await),
             };
             let wrapped = |data| ResponseEnvelope::local(&id, now_ms(), data).to_json();
             Ok(match reply {
@@ -261,8 +278,13 @@ impl Responder for Responding {
                     let items = items.then(move |item| {
                         let (id, scrubber) = (id.clone(), Arc::clone(&scrubber));
                         async move {
-                            let data = scrubber.json(item.map_err(|error| scrubber.error(error))?).await;
-                            Ok(ResponseEnvelope::local(&id, now_ms(), data).to_json())
+                            match item {
+                                Ok(data) => {
+                                    let data = scrubber.json(data).await;
+                                    Ok(ResponseEnvelope::local(&id, now_ms(), data).to_json())
+                                }
+                                Err(error) => Err(scrubber.error(error).await),
+                            }
                         }
                     });
                     let until = abort.clone();

@@ -70,8 +70,9 @@ impl Target {
             let connected = self.config.connect(self.tls.clone()).await;
             let (client, connection) = connected.map_err(|error| refusal::of(&error))?;
             let conn = AsyncPgConnection::try_from_client_and_connection(client, connection).await;
-            let mut conn = conn.map_err(|error| (Refusal::Other, error.to_string()))?;
-            conn.batch_execute(set_up).await.map_err(|error| (Refusal::Other, error.to_string()))?;
+            // A server, or one in front of it, may let in and go away.
+            let mut conn = conn.map_err(|error| (Refusal::Starting, error.to_string()))?;
+            conn.batch_execute(set_up).await.map_err(|error| (Refusal::Starting, error.to_string()))?;
             Ok(conn)
         };
         // Once more around it all: the driver bounds only the TCP part.

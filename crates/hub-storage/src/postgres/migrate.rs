@@ -19,14 +19,16 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postg
 const LOCK: i64 = 0x6875_622D_7374_6F72;
 
 /// A migration may take as long as it needs, but does not queue behind another transaction's lock for long: all
-/// others would queue behind it.
-const SET_UP: &str = "SET statement_timeout = 0; SET lock_timeout = '60s'; SET client_min_messages = warning";
+/// others would queue behind it, and behind what the migrations before it have locked.
+const SET_UP: &str = "SET statement_timeout = 0; SET lock_timeout = '5s'; SET client_min_messages = warning";
 
 /// The texts of [`MIGRATIONS`], which keeps them for itself.
-const TEXTS: [(&str, &str); 3] = [
+const TEXTS: [(&str, &str); 5] = [
     ("0001_store", include_str!("../../../../migrations/postgres/0001_store/up.sql")),
     ("0002_hubs", include_str!("../../../../migrations/postgres/0002_hubs/up.sql")),
     ("0003_clients", include_str!("../../../../migrations/postgres/0003_clients/up.sql")),
+    ("0004_tasks", include_str!("../../../../migrations/postgres/0004_tasks/up.sql")),
+    ("0005_key_tools", include_str!("../../../../migrations/postgres/0005_key_tools/up.sql")),
 ];
 
 /// Which of these names the schema has in which the hub's tables would be made. A table is a type, too.

@@ -100,6 +100,7 @@ impl Words {
     fn hear(&self, line: &[u8]) -> String {
         let line = String::from_utf8_lossy(line);
         let mut clean = self.scrubber.text(&line).unwrap_or_else(|| line.into_owned());
+        clean.truncate(clean.floor_char_boundary(LOG_BYTES));
         clean.truncate(clean.trim_end().len());
         if clean.is_empty() {
             return clean;
@@ -194,7 +195,7 @@ async fn listen(stderr: ChildStderr, words: Words, to: StderrTo, name: String) {
             let _closed = tokio::io::stderr().write_all(&buffer[..used]).await;
         }
         let part = &buffer[..end.unwrap_or(buffer.len())];
-        line.extend_from_slice(&part[..part.len().min(LOG_BYTES - line.len().min(LOG_BYTES))]);
+        line.extend_from_slice(&part[..part.len().min((2 * LOG_BYTES).saturating_sub(line.len()))]);
         reader.consume(used);
         if end.is_some() {
             let line_said = words.hear(&line);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use http::{HeaderName, HeaderValue};
 use rmcp::model::{
     ClientJsonRpcMessage, ClientNotification, ClientRequest, ErrorData, PingRequest, RequestId, ServerJsonRpcMessage,
@@ -16,6 +16,7 @@ use rmcp::transport::streamable_http_client::{
 };
 use tokio::sync::Notify;
 
+use super::mend::mended;
 use crate::net;
 
 /// Longest wait for the answer to a look whether the server is there.
@@ -27,8 +28,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// Longest event of a stream, as the SDK has it.
 const MAX_EVENT: usize = 16 * 1024 * 1024;
 
-/// Longest reason.
-const REASON: usize = 300;
+/// Longest reason; more than is shown of it, since secrets are cut out of it before.
+const REASON: usize = 600;
 
 const FORGOTTEN: &str = "it does not know the session any more";
 
@@ -188,7 +189,7 @@ impl Http {
             }
             Answer::Sse(events, session) => {
                 let state = Arc::clone(&self.state);
-                let events = events.inspect(move |event| {
+                let events = readable(events).inspect(move |event| {
                     if event.as_ref().is_err_and(|error| error.to_string().contains(TOO_LONG)) {
                         state.too_long.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
                     }
@@ -205,6 +206,18 @@ impl Http {
         }
         answer
     }
+}
+
+/// The events, and errors in the place of answers among them that can't be read.
+fn readable(events: BoxedSseResponse) -> BoxedSseResponse {
+    let mended = |data: &str| String::from_utf8(mended(data.as_bytes())?).ok();
+    let events = events.map_ok(move |mut event| {
+        if let Some(data) = event.data.as_deref().and_then(mended) {
+            event.data = Some(data);
+        }
+        event
+    });
+    events.boxed()
 }
 
 fn unexpected(what: &'static str) -> HttpError {
@@ -321,6 +334,6 @@ impl StreamableHttpClient for Http {
         limit: usize,
     ) -> Result<BoxedSseResponse, HttpError> {
         let get = self.inner.get_stream_with_max_sse_event_size(uri, session, last_event, auth, headers, limit);
-        self.noted(get.await)
+        self.noted(get.await.map(readable))
     }
 }

@@ -26,7 +26,7 @@ use super::http::{self, Http};
 use super::listing::{self, Found};
 use super::tap::Tap;
 use super::tools::Imported;
-use super::{Health, McpError, McpOptions, McpTarget};
+use super::{Health, Inherit, McpError, McpOptions, McpTarget};
 use crate::{left_out, net};
 
 /// Pauses between attempts to connect again; each is twice the one before.
@@ -137,10 +137,19 @@ pub(super) struct Linker {
     options: McpOptions,
     http: Option<reqwest::Client>,
     tasks: TaskTracker,
+    /// Takes all that a program was given out of its words on standard error.
     scrubber: Arc<Scrubber>,
+    /// Takes secrets out of everything else that the server says.
+    secrets: Arc<Scrubber>,
     /// Of the program that was started last.
     words: Mutex<Option<Words>>,
 }
+
+/// Characters of a reason.
+const REASON: usize = 500;
+
+/// From so many bytes on a setting of a program is no word.
+const LONG_SETTING: usize = 16;
 
 impl Linker {
     pub(super) fn new(target: McpTarget, options: McpOptions, tasks: TaskTracker) -> Result<Self, McpError> {
@@ -151,11 +160,21 @@ impl Linker {
             }
             McpTarget::Child { .. } => None,
         };
-        let scrubber = Arc::new(match &target {
+        let given = |least: usize| match &target {
             McpTarget::Http { bearer, .. } => Scrubber::of(bearer.iter().map(ExposeSecret::expose_secret)),
-            McpTarget::Child { env, .. } => Scrubber::of(env.iter().map(|(_, value)| value.as_str())),
-        });
-        Ok(Self { target, options, http, tasks, scrubber, words: Mutex::default() })
+            McpTarget::Child { env, .. } => {
+                Scrubber::of(env.iter().map(|(_, value)| value.as_str()).filter(|value| value.len() >= least))
+            }
+        };
+        // What a program has beside everything else of its parent's is mostly settings: words that tools are named by.
+        let settings = matches!(&target, McpTarget::Child { inherit: Inherit::AllBut(_), .. });
+        let secrets = Arc::new(given(if settings { LONG_SETTING } else { 0 }));
+        let scrubber = Arc::new(given(0));
+        Ok(Self { target, options, http, tasks, scrubber, secrets, words: Mutex::default() })
+    }
+
+    pub(super) fn secrets(&self) -> Arc<Scrubber> {
+        Arc::clone(&self.secrets)
     }
 
     /// Connects and reads the list of tools.
@@ -163,7 +182,7 @@ impl Linker {
         let timeout = self.options.connect_timeout;
         let work = async {
             let live = self.begin().await?;
-            let tools = listing::read(&live.shared.peer, &self.options, &self.scrubber).await?;
+            let tools = listing::read(&live.shared.peer, &self.options, &self.secrets).await?;
             Ok((live, tools))
         };
         let late = |_| {
@@ -325,7 +344,7 @@ impl Linker {
             tokio::time::sleep(pause).await;
             match tokio::time::timeout(
                 self.options.connect_timeout,
-                listing::read(&shared.peer, &self.options, &self.scrubber),
+                listing::read(&shared.peer, &self.options, &self.secrets),
             )
             .await
             {
@@ -339,11 +358,13 @@ impl Linker {
 
     /// Some servers say back what they were sent.
     fn clean(&self, text: &str) -> String {
-        self.scrubber.text(text).unwrap_or_else(|| text.to_owned())
+        // Before it is cut: a part of a secret is not found.
+        let clean = self.scrubber.text(text);
+        clean.as_deref().unwrap_or(text).chars().take(REASON).collect()
     }
 
     fn handshake(&self, reason: &str) -> McpError {
-        let reason = self.clean(reason).chars().take(500).collect();
+        let reason = self.clean(reason);
         McpError::Handshake { name: self.options.name.clone(), reason }
     }
 }

@@ -8,14 +8,26 @@ const LEVELS: usize = 120;
 
 /// What can be read in the place of a message that can't; `None` when it can, or tells nothing.
 pub(super) fn mended(message: &[u8]) -> Option<Vec<u8>> {
-    if serde_json::from_slice::<Value>(message).is_ok() {
-        return None;
+    if let Ok(read) = serde_json::from_slice::<Value>(message) {
+        return is_neither(&read).then(|| unreadable(read.get("id"))).flatten();
     }
     let (cut, id) = scan(message);
     if serde_json::from_slice::<Value>(&cut).is_ok() {
         return Some(cut);
     }
-    let id: Value = serde_json::from_slice(id?).ok().filter(|id: &Value| id.is_number() || id.is_string())?;
+    unreadable(serde_json::from_slice(id?).ok().as_ref())
+}
+
+/// Whether an object is no request, and no answer either, which has either a result or an error.
+fn is_neither(message: &Value) -> bool {
+    let has = |member: &str| message.get(member).is_some();
+    let answers = usize::from(has("result")) + usize::from(has("error"));
+    message.is_object() && answers != usize::from(!has("method"))
+}
+
+/// The answer to a request whose own answer can't be read.
+fn unreadable(id: Option<&Value>) -> Option<Vec<u8>> {
+    let id = id.filter(|id| id.is_number() || id.is_string())?;
     let error = json!({ "code": -32700, "message": "the MCP server's answer is not readable" });
     Some(json!({ "jsonrpc": "2.0", "id": id, "error": error }).to_string().into_bytes())
 }
@@ -83,6 +95,9 @@ mod tests {
             (r#"{"result":{"id":1,"t":"\ud800"}, "id" : "x,y" }"#, Some(json!("x,y"))),
             (r#"{"id":4,"result":{"n":1e999}}"#, Some(json!(4))),
             (r#"{"id":5,"result":{"content":[{"te"#, Some(json!(5))),
+            (r#"{"jsonrpc":"2.0","id":8}"#, Some(json!(8))),
+            (r#"{"jsonrpc":"2.0","id":9,"result":{},"error":{}}"#, Some(json!(9))),
+            (r#"{"jsonrpc":"2.0","id":10,"result":{},"method":"x"}"#, Some(json!(10))),
             // Nobody waits for these.
             (r#"{"id":6,"method":"ping","params":NaN}"#, None),
             (r#"{"method":"notifications/progress","params":NaN}"#, None),

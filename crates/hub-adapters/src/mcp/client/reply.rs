@@ -11,6 +11,9 @@ use super::http::{self, HttpError};
 /// Characters of a tool's own words in an error message; the details have all of it.
 const MESSAGE: usize = 1_000;
 
+/// As many as are searched for secrets before the rest is cut off.
+const SAID: usize = 2 * MESSAGE;
+
 /// What a tool has answered.
 pub(super) struct Done {
     data: Value,
@@ -99,7 +102,7 @@ fn known(block: &Value) -> Value {
 
 fn reported(content: &[Value], structured: Option<&Value>) -> CallError {
     let words = content.iter().find_map(|block| block.get("text")?.as_str());
-    let message: String = words.unwrap_or("the tool reports a failure").chars().take(MESSAGE).collect();
+    let message: String = words.unwrap_or("the tool reports a failure").chars().take(SAID).collect();
     let mut details = json!({ "content": content });
     if let Some(structured) = structured {
         details["structuredContent"] = structured.clone();
@@ -107,16 +110,24 @@ fn reported(content: &[Value], structured: Option<&Value>) -> CallError {
     CallError::new(ErrorCode::ExecutionError, message).with_details(&details)
 }
 
+/// With a message of the usual length.
+pub(super) fn shortened(mut error: CallError) -> CallError {
+    if let Some((end, _)) = error.message.char_indices().nth(MESSAGE) {
+        error.message.truncate(end);
+    }
+    error
+}
+
 /// What became of a call that the tool did not answer. `repeatable`: running it twice does no harm.
 pub(super) fn failed(error: &ServiceError, repeatable: bool) -> CallError {
     match error {
         ServiceError::McpError(error) if error.code == rmcp::model::ErrorCode::INVALID_PARAMS => {
-            let message: String = error.message.chars().take(MESSAGE).collect();
+            let message: String = error.message.chars().take(SAID).collect();
             let at = Violation { path: String::new(), message: message.clone() };
             CallError::new(ErrorCode::ValidationError, message).with_details(&[at])
         }
         ServiceError::McpError(error) => {
-            let message: String = error.message.chars().take(MESSAGE).collect();
+            let message: String = error.message.chars().take(SAID).collect();
             let details = json!({ "mcpCode": error.code.0, "data": error.data });
             CallError::new(ErrorCode::ExecutionError, message).with_details(&details)
         }

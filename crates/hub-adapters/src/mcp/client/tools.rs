@@ -113,7 +113,10 @@ impl Listed {
                 continue;
             }
             // A program may tell what it was given in its environment.
-            let Some(tool) = secrets.declared(tool) else { continue };
+            let Some(tool) = secrets.declared(tool) else {
+                left_out.push("a tool with a secret in its declaration".to_owned());
+                continue;
+            };
             let one = one(&tool, unique(&tool.name, &mut taken), options, version);
             let bytes = size(&one.spec);
             if bytes > MAX_DECLARATION {

@@ -23,8 +23,8 @@ use crate::mcp::host::{Host, HostAnswer, HostCall};
 const STREAM: Duration = Duration::from_secs(30);
 
 /// Items of a stream in one answer, when the caller does not say, and at most.
-const ITEMS: usize = 100;
-const MAX_ITEMS: usize = 1_000;
+const ITEMS: f64 = 100.0;
+const MAX_ITEMS: f64 = 1_000.0;
 
 /// Bytes of items in one answer: all of it goes into a model's context.
 const ITEM_BYTES: usize = 256 * 1024;
@@ -135,7 +135,7 @@ impl Asked {
     fn plain(operation_id: &str, arguments: JsonObject, shape: Shape) -> Self {
         let input = Json::from(Value::Object(arguments));
         let call = HostCall { operation_id: operation_id.to_owned(), input, ..HostCall::default() };
-        Self { call, patience: STREAM, max_items: ITEMS, shape, may_last: true, quoted: false }
+        Self { call, patience: STREAM, max_items: ITEMS as usize, shape, may_last: true, quoted: false }
     }
 
     fn call(mut arguments: JsonObject) -> Result<Self, CallError> {
@@ -154,7 +154,12 @@ impl Asked {
             idempotency_key: argument(&mut arguments, "idempotencyKey")?,
             ..HostCall::default()
         };
-        let max_items = argument(&mut arguments, "maxItems")?.unwrap_or(ITEMS).clamp(1, MAX_ITEMS);
+        // Whole numbers may be written as `10.0`.
+        let max_items = argument::<f64>(&mut arguments, "maxItems")?.unwrap_or(ITEMS);
+        if max_items.fract() != 0.0 || max_items < 0.0 {
+            return Err(wrong("maxItems", "is a whole number"));
+        }
+        let max_items = max_items.clamp(1.0, MAX_ITEMS) as usize;
         let patience = call.timeout.unwrap_or(STREAM);
         Ok(Self { call, patience, max_items, shape: Shape::Wrapped, may_last: true, quoted })
     }

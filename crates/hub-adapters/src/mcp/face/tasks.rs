@@ -89,13 +89,15 @@ pub(super) struct Ended {
 impl Ended {
     fn of(result: &CallToolResult, at: u64) -> Self {
         let failed = result.is_error == Some(true);
+        let words = result.content.iter().find_map(|block| block.as_text()).filter(|_| failed);
         let code = result.structured_content.as_ref().and_then(|value| value.get("code")?.as_str());
+        // Tools of their own say it in words alone.
+        let code = code.or_else(|| words?.text.split_once(": ").map(|(code, _)| code));
         let state = match code {
             _ if !failed => State::Completed,
             Some(code) if code == ErrorCode::Aborted.as_str() => State::Cancelled,
             _ => State::Failed,
         };
-        let words = result.content.iter().find_map(|block| block.as_text()).filter(|_| failed);
         let message = words.and_then(|words| Some(words.text.lines().next()?.chars().take(MESSAGE).collect()));
         Self { at, state, message, result: Json::from_serialize(result).unwrap_or_default() }
     }

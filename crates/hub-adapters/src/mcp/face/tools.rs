@@ -145,7 +145,11 @@ pub(super) async fn names<H: Host>(host: &H) -> Vec<String> {
 fn own_of(HostTool { name, spec }: HostTool) -> Own {
     let description: String = spec.description.chars().take(MAX_DESCRIPTION).collect();
     let reads = spec.kind != OperationType::Mutation;
-    let hints = ToolAnnotations::new().read_only(reads).destructive(!reads);
+    // An imported tool has said more of itself.
+    let said = spec.meta.as_ref().and_then(|meta| meta.get("mcp")?.get("annotations"));
+    let said = |hint: &str| said.and_then(|said| said.get(hint)?.as_bool());
+    let mut hints = ToolAnnotations::new().read_only(reads).destructive(said("destructiveHint").unwrap_or(!reads));
+    hints.idempotent_hint = said("idempotentHint");
     let operation_id = spec.id();
     let mut tool = Tool::new(name, description, Arc::new(schema::input(&spec.input_schema))).with_annotations(hints);
     tool.title = spec.title;

@@ -164,6 +164,11 @@ fn read(events: watch::Receiver<Events>, index: u64) -> impl EventStream + use<>
 impl Streams {
     fn end(&mut self, number: u64, ended: Ended) {
         let Some(known) = self.known.get_mut(&number) else { return };
+        if known.events.borrow().next() == 0 {
+            // Nobody has an event of it to come back with.
+            self.known.remove(&number);
+            return;
+        }
         self.bytes += ended.bytes;
         self.ended.insert((ended.at, number));
         known.ended = Some(ended);

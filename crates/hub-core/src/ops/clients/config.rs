@@ -59,11 +59,7 @@ fn check_mcp(config: &Value) -> Result<(), CoreError> {
     for (variable, secret) in env {
         let plain = variable.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         if !plain || variable.is_empty() || variable.starts_with(|c: char| c.is_ascii_digit()) {
-            let variable: String = variable.chars().take(64).collect();
-            return invalid(
-                "env",
-                &format!("names {variable:?}: a variable has letters, digits and _, and no digit first"),
-            );
+            return invalid("env", "names what is no variable: one has letters, digits and _, and no digit first");
         }
         check_secret("env", secret.as_str())?;
     }
@@ -96,10 +92,11 @@ fn check_secret(key: &str, name: Option<&str>) -> Result<(), CoreError> {
         (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
     };
     match name {
-        Some(name) if !fits(name) => {
-            let shown: String = name.chars().take(64).collect();
-            invalid(key, &format!("names the secret {shown:?}, which can't be: 1 to 64 of A-Z a-z 0-9 _ . -"))
-        }
+        // It is not said again: it may be the secret itself.
+        Some(name) if !fits(name) => invalid(
+            key,
+            "is not the name of a secret (1 to 64 of A-Z a-z 0-9 _ . -): the secret itself is for secrets.set",
+        ),
         _ => Ok(()),
     }
 }
@@ -167,12 +164,12 @@ mod tests {
             (McpServer, json!({"command": "a", "args": ["\0"]}), "NUL"),
             (McpServer, json!({"url": "https://h", "args": ["x"]}), "config.args goes with \"command\""),
             (McpServer, json!({"url": "https://h", "env": {"A": "a"}}), "config.env goes with \"command\""),
-            (McpServer, run(json!({"": "a"})), "config.env names \"\""),
-            (McpServer, run(json!({"A=B": "a"})), "config.env names \"A=B\""),
+            (McpServer, run(json!({"": "a"})), "config.env names what is no variable"),
+            (McpServer, run(json!({"A=B": "a"})), "config.env names what"),
             (McpServer, run(json!({"BAD NAME": "a"})), "config.env names"),
             (McpServer, run(json!({"1A": "a"})), "config.env names"),
-            (McpServer, run(json!({"A": ""})), "config.env names the secret \"\""),
-            (McpServer, json!({"url": "https://h", "secret": "a b"}), "config.secret names the secret \"a b\""),
+            (McpServer, run(json!({"A": ""})), "config.env is not the name"),
+            (McpServer, json!({"url": "https://h", "secret": "a b"}), "config.secret is not the name"),
             (OpenApi, openapi(json!({"kind": "bearer", "secret": "t"})), ""),
             (OpenApi, openapi(json!({"kind": "apiKey", "in": "header"})), ""),
             (OpenApi, openapi(json!({"kind": "apiKey", "in": "query", "name": "a[b]"})), ""),
@@ -190,11 +187,11 @@ mod tests {
             ),
             (OpenApi, openapi(json!({"kind": "apiKey", "in": "cookie", "name": "a;b"})), "config.auth.name is no name"),
             (OpenApi, openapi(json!({"kind": "apiKey", "in": "header", "name": ""})), "config.auth.name is no name"),
-            (OpenApi, openapi(json!({"kind": "basic", "secret": "ü"})), "config.auth.secret names the secret"),
+            (OpenApi, openapi(json!({"kind": "basic", "secret": "ü"})), "config.auth.secret is not the name"),
             (OpenApi, json!({"document": "{}", "baseUrl": "ftp://h"}), "config.baseUrl is not an http or https URL"),
             (LlmProvider, model("http://[::1]:1/v1", json!(null)), ""),
             (LlmProvider, model("https://h:65535?x=a:b@c", json!("t")), ""),
-            (LlmProvider, model("https://h", json!("x".repeat(65))), "config.secret names the secret"),
+            (LlmProvider, model("https://h", json!("x".repeat(65))), "config.secret is not the name"),
             (LlmProvider, model("http://", json!(null)), "config.baseUrl has no host"),
             (LlmProvider, model("http:///x", json!(null)), "config.baseUrl has no host"),
             (LlmProvider, model("http://:80", json!(null)), "config.baseUrl has no host"),
