@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::StreamExt;
-use hub_adapters::mcp::{McpClient, McpError, McpOptions, McpTarget, register};
+use hub_adapters::mcp::{Inherit, McpClient, McpError, McpOptions, McpTarget, register};
 use hub_operations::{Registry, Reply};
 use hub_protocol::{CallError, ErrorCode, Json, MAX_NESTING, OperationType};
 use serde_json::{Value, json};
@@ -159,6 +159,21 @@ fn with_token(mode: &str) -> McpTarget {
         env.push(("TOKEN".to_owned(), "letmein-please".to_owned()));
     }
     target
+}
+
+#[tokio::test]
+async fn a_setting_of_a_program_may_be_a_word_of_its_tools() -> Result<()> {
+    for (inherit, offered) in [(Inherit::AllBut(Vec::new()), true), (Inherit::Basics, false)] {
+        let mut target = target("good", &[]);
+        if let McpTarget::Child { env, inherit: of, .. } = &mut target {
+            env.push(("TOOLSET".to_owned(), "cancelled".to_owned()));
+            *of = inherit;
+        }
+        let client = McpClient::connect(target, McpOptions::new("fake")).await?;
+        ensure!(client.operations().iter().any(|spec| spec.name == "cancelled") == offered);
+        ensure!(client.health().borrow().left_out.is_some() != offered);
+    }
+    Ok(())
 }
 
 #[tokio::test]

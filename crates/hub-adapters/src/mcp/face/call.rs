@@ -157,7 +157,7 @@ impl Asked {
         // Whole numbers may be written as `10.0`.
         let max_items = argument::<f64>(&mut arguments, "maxItems")?.unwrap_or(ITEMS);
         if max_items.fract() != 0.0 || max_items < 0.0 {
-            return Err(wrong("maxItems", "is a whole number"));
+            return Err(wrong("maxItems", "does not fit: it is a whole number from 0"));
         }
         let max_items = max_items.clamp(1.0, MAX_ITEMS) as usize;
         let patience = call.timeout.unwrap_or(STREAM);

@@ -228,6 +228,8 @@ async fn arguments_that_do_not_fit_are_named() {
         let result = call(&client, "call", json!({ "operationId": "a.count", "timeoutMs": ms })).await;
         assert_eq!(result.is_error, Some(false), "{result:?}");
     }
+    let result = call(&client, "call", json!({ "operationId": "a.count", "maxItems": 2.0 })).await;
+    assert_eq!(result.is_error, Some(false), "{result:?}");
 }
 
 #[tokio::test]

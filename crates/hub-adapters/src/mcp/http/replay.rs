@@ -257,11 +257,20 @@ mod tests {
         let runs = replay.begin("b");
         runs.tell(event("it does not give way"));
         let large = replay.begin("c");
+        large.tell(event("it is large"));
         replay.lock().end(large.number, Ended { at: Instant::now(), bytes: BYTES + 1 });
         let streams = replay.lock();
         assert!(streams.known.len() == 1 && streams.ended.is_empty() && streams.of_session.is_empty());
         assert_eq!(streams.bytes, 0);
         drop(streams);
         assert!(known("b", &format!("0/{}", runs.number)));
+    }
+
+    #[test]
+    fn streams_that_told_nothing_push_nobody_out() {
+        let replay = Arc::new(Replay::default());
+        let cut = told(&replay, "a");
+        (0..PER_SESSION).for_each(|_| drop(replay.begin("a")));
+        assert!(replay.after("a", &cut).is_some() && replay.lock().known.len() == 1);
     }
 }
