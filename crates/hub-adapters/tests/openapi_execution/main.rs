@@ -50,6 +50,37 @@ fn details(error: &CallError) -> Value {
     error.details.as_ref().unwrap().parse().unwrap()
 }
 
+#[test]
+fn a_credential_is_in_no_declaration_and_what_is_left_out_is_told() {
+    let get = |id: &str, said: &str| json!({ "operationId": id, "description": said, "responses": {} });
+    let document = json!({ "openapi": "3.1.0", "info": { "title": "t", "version": "1" }, "paths": {
+        "/plain": { "get": get("plain", "says nothing"), "trace": get("trace", "") },
+        "/told": { "get": get("told", &format!("for example {SECRET}")) },
+        "/named": { "get": get(&format!("by_{SECRET}"), "") },
+    } });
+    let versions = |secret: &str| {
+        let mut options = Options::new("hunter2-hunter2");
+        options.base_url = Some("http://127.0.0.1:1".parse().unwrap());
+        let import = Document::parse(&document.to_string()).unwrap().operations_to_register(&options).unwrap();
+        let client = OpenApiClient::builder(import).credential(Credential::Bearer(secret.into())).apply(Apply::Always);
+        let client = client.build().unwrap();
+        let specs: Vec<_> = client.operations().map(|one| one.spec.clone()).collect();
+        (specs, client.left_out().unwrap())
+    };
+    let ((all, _), (clean, left_out)) = (versions("another-secret"), versions(SECRET));
+    assert_eq!((all.len(), clean.len()), (3, 2));
+    assert!(left_out.contains("TRACE /plain") && left_out.contains("GET /named"), "{left_out}");
+    for spec in &clean {
+        // Whose it is and who may call it are not the document's, even when a credential is spelt so.
+        let before = all.iter().find(|before| before.id() == spec.id()).unwrap();
+        assert_eq!(spec.access_control, before.access_control);
+        let told = spec.name == "told";
+        assert_eq!(spec.description.contains("[redacted]"), told, "{spec:?}");
+        // Another declaration under the same version would be refused.
+        assert_eq!(spec.version != before.version, told, "{}", spec.version);
+    }
+}
+
 #[tokio::test]
 async fn a_request_has_everything_in_its_place() {
     let upstream = Upstream::answering(|_| NOTHING.to_owned()).await;

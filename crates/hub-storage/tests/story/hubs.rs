@@ -172,6 +172,10 @@ pub(crate) async fn named_lease_has_one_holder<B: Backend>() {
     leases.release("retention", one).await.unwrap();
     assert!(leases.hold("retention", two, Duration::ZERO).await.unwrap());
     assert!(leases.hold("retention", one, LONG).await.unwrap());
+    // All of one holder's, and nobody else's.
+    leases.release_all(one).await.unwrap();
+    assert!(leases.hold("retention", two, LONG).await.unwrap());
+    assert!(!leases.hold("other", one, LONG).await.unwrap());
     let mut racing = tokio::task::JoinSet::new();
     for _ in 0..16 {
         let store = fresh.store.clone();

@@ -258,3 +258,20 @@ impl Tasks {
 fn is_over(started: u64) -> bool {
     started.saturating_add(u64::try_from(TTL.as_millis()).unwrap_or(u64::MAX)) <= now_ms()
 }
+
+#[cfg(test)]
+mod tests {
+    use rmcp::model::ContentBlock;
+
+    use super::*;
+
+    #[test]
+    fn what_was_aborted_is_cancelled_however_it_is_told() {
+        let told = |text: &str| CallToolResult::error(vec![ContentBlock::text(text)]);
+        assert!(Ended::of(&told("ABORTED: by its host"), 1).state == State::Cancelled);
+        assert!(Ended::of(&told("EXECUTION_ERROR: ABORTED: no"), 1).state == State::Failed);
+        assert!(Ended::of(&told("ABORTED"), 1).state == State::Failed);
+        let ended = CallToolResult::success(vec![ContentBlock::text("ABORTED: says a tool that succeeds")]);
+        assert!(Ended::of(&ended, 1).state == State::Completed);
+    }
+}

@@ -258,6 +258,9 @@ async fn lines_that_are_no_messages_are_answered() {
     let initialize = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params }).to_string();
     let noise = ask("hello").await;
     assert!(noise["error"]["code"] == -32700 && noise.get("id") == Some(&Value::Null), "{noise}");
+    // One that is none begins no session.
+    let begun = ask(&initialize.replace("\"2.0\"", "\"1.0\"")).await;
+    assert_eq!(begun["error"]["code"], -32600, "{begun}");
     assert_eq!(ask(&initialize).await["result"]["protocolVersion"], "2025-03-26");
     for (line, code, id) in [
         ("\n \n{", -32700, Value::Null),

@@ -185,4 +185,22 @@ mod tests {
         assert_eq!(tool.input_schema["type"], json!("object"));
         assert!(tool.output_schema.is_some());
     }
+
+    #[test]
+    fn an_imported_tool_keeps_its_hints() {
+        let hints = |said: serde_json::Value| {
+            let spec = json!({
+                "namespace": "a", "name": "b", "version": "1.0.0", "type": "mutation", "description": "d",
+                "inputSchema": true, "outputSchema": true, "accessControl": { "requiredScopes": [] },
+                "_meta": { "mcp": { "annotations": said } },
+            });
+            let tools = own(vec![HostTool { name: "n".to_owned(), spec: serde_json::from_value(spec).unwrap() }]);
+            let hints = tools[0].tool.annotations.clone().unwrap();
+            (hints.read_only_hint, hints.destructive_hint, hints.idempotent_hint)
+        };
+        let mild = json!({ "destructiveHint": false, "idempotentHint": true });
+        assert_eq!(hints(mild), (Some(false), Some(false), Some(true)));
+        assert_eq!(hints(json!({ "destructiveHint": "no" })), (Some(false), Some(true), None));
+        assert_eq!(hints(json!(null)), (Some(false), Some(true), None));
+    }
 }
