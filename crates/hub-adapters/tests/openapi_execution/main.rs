@@ -62,7 +62,8 @@ fn a_credential_is_in_no_declaration_and_what_is_left_out_is_told() {
         let mut options = Options::new("hunter2-hunter2");
         options.base_url = Some("http://127.0.0.1:1".parse().unwrap());
         let import = Document::parse(&document.to_string()).unwrap().operations_to_register(&options).unwrap();
-        let client = OpenApiClient::builder(import).credential(Credential::Bearer(secret.into())).apply(Apply::Always);
+        let client = OpenApiClient::builder(import).policy(NetPolicy::private());
+        let client = client.credential(Credential::Bearer(secret.into())).apply(Apply::Always);
         let client = client.build().unwrap();
         let specs: Vec<_> = client.operations().map(|one| one.spec.clone()).collect();
         (specs, client.left_out().unwrap())
